@@ -1,0 +1,60 @@
+"""Strict numerics, run-time shape checks, and a world that needs no training."""
+
+import os
+
+os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
+
+import jax
+import pytest
+from jaxtyping import install_import_hook
+
+# Before any module of ours is imported: every annotated shape is checked while the tests run.
+install_import_hook("wm_env", "beartype.beartype")
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+def pytest_configure(config):
+    """Warnings that our own modules raise are errors."""
+    for package in ("wm_env", "registrations", "agents", "training"):
+        config.addinivalue_line("filterwarnings", rf"error:::{package}(\..*)?")
+
+
+def _random_world(seed=0, *, mdn_rnn=None, first=6, middle=10):
+    """An untrained WorldModel of the paper's sizes with random start states.
+
+    `mdn_rnn` replaces fields of MDNRNNConfig; `first` and `middle` are the numbers of start states.
+    """
+    from wm_env.mdn_rnn import MDNRNN, MDNRNNConfig
+    from wm_env.vae import VAE, VAEConfig
+    from wm_env.world_model import Metadata, StartStates, WorldModel
+
+    keys = jax.random.split(jax.random.key(seed), 6)
+    config = MDNRNNConfig(**(mdn_rnn or {}))
+    latent, hidden = config.latent_size, config.hidden_size
+    starts = StartStates(
+        first_z=jax.random.normal(keys[2], (first, latent)),
+        z=jax.random.normal(keys[3], (middle, latent)),
+        h=0.5 * jax.random.normal(keys[4], (middle, hidden)).clip(-1.0, 1.0),
+        c=jax.random.normal(keys[5], (middle, hidden)),
+    )
+    return WorldModel(
+        vae=VAE(VAEConfig(latent_size=latent), key=keys[0]),
+        mdn_rnn=MDNRNN(config, key=keys[1]),
+        starts=starts,
+        metadata=Metadata({"data": f"none: random weights of seed {seed}"}),
+    )
+
+
+@pytest.fixture(scope="session")
+def random_world():
+    """Makes untrained worlds: `random_world(seed, mdn_rnn={...}, first=6, middle=10)`."""
+    return _random_world
+
+
+@pytest.fixture(scope="session")
+def world(random_world):
+    """One random world that tests share; modules are immutable."""
+    return random_world()

@@ -1,0 +1,117 @@
+"""The mixture density against scipy; its sampler against the moments of the temperature."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from wm_env import mdn
+
+LATENTS, COMPONENTS = 4, 5
+
+
+@pytest.fixture(scope="module")
+def mixture():
+    keys = jax.random.split(jax.random.key(3), 3)
+    shape = (LATENTS, COMPONENTS)
+    return mdn.Mixture(
+        log_pi=jax.nn.log_softmax(jax.random.normal(keys[0], shape), axis=1),
+        mu=2.0 * jax.random.normal(keys[1], shape),
+        log_sigma=0.5 * jax.random.normal(keys[2], shape) - 0.5,
+    )
+
+
+def tempered(mixture, tau):
+    """pi, mu and sigma at a temperature, in float64 numpy."""
+    logits = np.asarray(mixture.log_pi, np.float64) / tau
+    pi = np.exp(logits - logits.max(axis=1, keepdims=True))
+    pi /= pi.sum(axis=1, keepdims=True)
+    sigma = np.exp(np.asarray(mixture.log_sigma, np.float64)) * np.sqrt(tau)
+    return pi, np.asarray(mixture.mu, np.float64), sigma
+
+
+def draws(mixture, tau, count=100_000, seed=0):
+    keys = jax.random.split(jax.random.key(seed), count)
+    return np.asarray(
+        jax.jit(jax.vmap(lambda key: mdn.sample(mixture, key=key, temperature=tau)))(keys)
+    )
+
+
+def test_log_prob_equals_scipy(mixture):
+    z = jnp.array([-3.0, 0.0, 0.4, 5.0])
+    pi, mu, sigma = tempered(mixture, 1.0)
+    expected = np.log((pi * stats.norm.pdf(np.asarray(z)[:, None], mu, sigma)).sum(axis=1))
+    np.testing.assert_allclose(mdn.log_prob(mixture, z), expected, rtol=1e-4)
+
+
+def test_log_prob_is_finite_far_from_every_component(mixture):
+    value, slope = jax.value_and_grad(lambda z: mdn.log_prob(mixture, z).sum())(
+        jnp.full(LATENTS, 1e3)
+    )
+    assert np.isfinite(value)
+    assert np.all(np.isfinite(slope))
+
+
+def test_density_integrates_to_one(mixture):
+    grid = jnp.linspace(-20.0, 20.0, 20_001)
+    density = jax.vmap(lambda x: jnp.exp(mdn.log_prob(mixture, jnp.full(LATENTS, x))))(grid)
+    np.testing.assert_allclose(np.trapezoid(density, grid, axis=0), 1.0, rtol=1e-3)
+
+
+def test_mean_and_variance_equal_the_closed_form(mixture):
+    pi, mu, sigma = tempered(mixture, 1.0)
+    mean = (pi * mu).sum(axis=1)
+    variance = (pi * (sigma**2 + mu**2)).sum(axis=1) - mean**2
+    np.testing.assert_allclose(mdn.mean(mixture), mean, rtol=1e-4)
+    np.testing.assert_allclose(mdn.variance(mixture), variance, rtol=1e-4)
+
+
+@pytest.mark.parametrize("tau", [0.1, 0.5, 1.0, 1.3, 3.0])
+def test_samples_have_the_moments_of_the_temperature(mixture, tau):
+    pi, mu, sigma = tempered(mixture, tau)
+    mean = (pi * mu).sum(axis=1)
+    variance = (pi * (sigma**2 + mu**2)).sum(axis=1) - mean**2
+    samples = draws(mixture, tau)
+    standard_error = np.sqrt(variance / len(samples))
+    assert np.all(np.abs(samples.mean(axis=0) - mean) < 5 * standard_error)
+    np.testing.assert_allclose(samples.var(axis=0), variance, rtol=0.05)
+
+
+@pytest.mark.parametrize("tau", [0.5, 1.0, 1.5])
+def test_samples_follow_the_tempered_distribution(mixture, tau):
+    pi, mu, sigma = tempered(mixture, tau)
+    samples = draws(mixture, tau, count=20_000, seed=1)
+    for latent in range(LATENTS):
+
+        def cdf(x, latent=latent):
+            return (pi[latent] * stats.norm.cdf(x[:, None], mu[latent], sigma[latent])).sum(axis=1)
+
+        assert stats.kstest(samples[:, latent], cdf).pvalue > 1e-4
+
+
+def test_latent_dimensions_are_drawn_independently(mixture):
+    correlation = np.corrcoef(draws(mixture, 1.0), rowvar=False)
+    assert np.max(np.abs(correlation - np.eye(LATENTS))) < 0.02
+
+
+def test_temperature_zero_is_the_mean_of_the_likeliest_component(mixture):
+    sampled = mdn.sample(mixture, key=jax.random.key(0), temperature=0.0)
+    likeliest = np.argmax(mixture.log_pi, axis=1)
+    np.testing.assert_array_equal(sampled, np.asarray(mixture.mu)[np.arange(LATENTS), likeliest])
+
+
+@pytest.mark.parametrize("uniform", [0.0, np.nextafter(np.float32(1), np.float32(0))])
+def test_extreme_uniforms_choose_a_component(mixture, uniform):
+    noise = jnp.zeros(LATENTS)
+    z = mdn.sample_from_noise(mixture, jnp.full(LATENTS, uniform, jnp.float32), noise)
+    edge = mixture.mu[:, 0] if uniform == 0.0 else mixture.mu[:, -1]
+    np.testing.assert_array_equal(z, edge)
+
+
+def test_samples_carry_gradients_of_mean_and_spread(mixture):
+    key = jax.random.key(5)
+    slopes = jax.grad(lambda m: mdn.sample(m, key=key, temperature=1.2).sum())(mixture)
+    np.testing.assert_allclose(slopes.mu.sum(axis=1), 1.0)
+    assert np.all(np.abs(slopes.log_sigma).sum(axis=1) > 0)
+    np.testing.assert_array_equal(slopes.log_pi, 0.0)

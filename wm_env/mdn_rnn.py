@@ -1,0 +1,126 @@
+"""M: the recurrent model that dreams on, an LSTM with a mixture density head.
+
+Source: Ha & Schmidhuber 2018, "World models", appendix A.2; tiles and off-field heads are ours.
+"""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from wm_env.mdn import Mixture
+
+# Without the lower bound a latent dimension that hardly moves drives its density to infinity.
+LOG_SIGMA_MIN = -5.0
+LOG_SIGMA_MAX = 3.0
+
+
+@dataclasses.dataclass(frozen=True)
+class MDNRNNConfig:
+    """Sizes of M; the defaults are the paper's."""
+
+    latent_size: int = 32  # Ha & Schmidhuber 2018, table of CarRacing sizes
+    action_size: int = 3  # steer, gas, brake
+    hidden_size: int = 256  # Ha & Schmidhuber 2018
+    mixtures: int = 5  # Ha & Schmidhuber 2018
+    dropout: float = 0.0  # of h, in training; one mask an episode (Gal & Ghahramani 2016)
+
+
+class Carry(eqx.Module):
+    """LSTM state: output `h` in [-1, 1] and cell `c`."""
+
+    h: Float[Array, "h"]
+    c: Float[Array, "h"]
+
+
+class Prediction(eqx.Module):
+    """What M expects of one step: the next latent, tiles hit, and the car leaving the field."""
+
+    mixture: Mixture
+    log_tiles: Float[Array, ""]  # log of the Poisson rate of tiles hit during the step
+    off_field: Float[Array, ""]  # logit
+
+
+class MDNRNN(eqx.Module):
+    """LSTM over (z, a) whose output predicts z', tiles and off-field. Unbatched; callers vmap."""
+
+    gate_weight: Float[Array, "i gates"]
+    gate_bias: Float[Array, "gates"]
+    head_weight: Float[Array, "h heads"]
+    head_bias: Float[Array, "heads"]
+    config: MDNRNNConfig = eqx.field(static=True)
+
+    def __init__(self, config: MDNRNNConfig = MDNRNNConfig(), *, key: PRNGKeyArray):  # noqa: B008
+        """Weights uniform in +-1/sqrt(hidden_size), as PyTorch and Equinox initialise an LSTM."""
+        key_gates, key_heads = jax.random.split(key)
+        inputs = config.latent_size + config.action_size + config.hidden_size
+        hidden = config.hidden_size
+        heads = 3 * config.mixtures * config.latent_size + 2
+        bound = hidden**-0.5
+        self.config = config
+        self.gate_weight = jax.random.uniform(
+            key_gates, (inputs, 4 * hidden), minval=-bound, maxval=bound
+        )
+        # A forget gate that starts open lets gradients reach far back (Jozefowicz et al. 2015).
+        self.gate_bias = jnp.zeros(4 * hidden).at[hidden : 2 * hidden].set(1.0)
+        self.head_weight = jax.random.uniform(
+            key_heads, (hidden, heads), minval=-bound, maxval=bound
+        )
+        self.head_bias = jnp.zeros(heads)
+
+    def initial_carry(self) -> Carry:
+        """The carry before anything was seen: zeros."""
+        zeros = jnp.zeros(self.config.hidden_size)
+        return Carry(h=zeros, c=zeros)
+
+    def advance_carry(
+        self,
+        z: Float[Array, "z"],
+        a: Float[Array, "a"],
+        carry: Carry,
+        *,
+        mask: Float[Array, "h"] | None = None,
+    ) -> Carry:
+        """The carry after (z, a). `mask`, of 0 and 1/(1 - rate), multiplies h before the gates.
+
+        Source: Hochreiter & Schmidhuber 1997 with the forget gate of Gers et al. 2000.
+        """
+        h = carry.h if mask is None else carry.h * mask
+        # One matmul for input and recurrence: in a scan on a CPU two smaller ones are slower.
+        gates = jnp.concatenate([z, a, h]) @ self.gate_weight + self.gate_bias
+        entry, forget, candidate, output = jnp.split(gates, 4)
+        c = jax.nn.sigmoid(forget) * carry.c + jax.nn.sigmoid(entry) * jnp.tanh(candidate)
+        return Carry(h=jax.nn.sigmoid(output) * jnp.tanh(c), c=c)
+
+    def predict(self, h: Float[Array, "h"]) -> Prediction:
+        """What `h` (the output after the step's z and a) expects of that step."""
+        heads = h @ self.head_weight + self.head_bias
+        # Component-major rows keep each component's latents contiguous, which sampling reads.
+        rows = heads[:-2].reshape(3, self.config.mixtures, self.config.latent_size)
+        logits, mu, log_sigma = (row.T for row in rows)
+        mixture = Mixture(
+            log_pi=jax.nn.log_softmax(logits, axis=1),
+            mu=mu,
+            log_sigma=_bounded_log_sigma(log_sigma),
+        )
+        return Prediction(mixture=mixture, log_tiles=heads[-2], off_field=heads[-1])
+
+    def step(
+        self,
+        z: Float[Array, "z"],
+        a: Float[Array, "a"],
+        carry: Carry,
+        *,
+        mask: Float[Array, "h"] | None = None,
+    ) -> tuple[Prediction, Carry]:
+        """Consume (z_t, a_t): the prediction for this step and the carry after it."""
+        carry = self.advance_carry(z, a, carry, mask=mask)
+        return self.predict(carry.h), carry
+
+
+def _bounded_log_sigma(raw: Float[Array, "z k"]) -> Float[Array, "z k"]:
+    # A soft floor: a hard clip would pass no gradient to a component that has become too narrow.
+    floored = LOG_SIGMA_MIN + jax.nn.softplus(raw - LOG_SIGMA_MIN)
+    return jnp.minimum(floored, LOG_SIGMA_MAX)
