@@ -1,0 +1,255 @@
+"""Worlds and controllers on disk: safetensors files that say what they are and notice damage.
+
+The header carries `format`, `format_version`, `kind`, `config` and `provenance` (JSON), and a
+SHA-256 `checksum` of the tensors. Arrays may be stored in float16; in memory they are float32.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from wm_env.mdn_rnn import MDNRNN, MDNRNNConfig
+from wm_env.vae import VAE, VAEConfig
+from wm_env.world_model import Metadata, StartStates, WorldModel
+
+FORMAT = "wm_env"
+FORMAT_VERSION = "1"
+ASSETS = Path(__file__).parent / "assets"
+
+_SUFFIX = ".safetensors"
+
+
+class WeightsError(ValueError):
+    """A weights file cannot be used; the message tells what was found, expected, and what to do."""
+
+
+def save_world(
+    world: WorldModel,
+    path: str | os.PathLike,
+    *,
+    dtype: Literal["float16", "float32"] = "float16",
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a world atomically. `metadata` (JSON-able) is added to what the world itself carries.
+
+    Raises:
+        WeightsError: a weight is not finite, or overflows `dtype`.
+    """
+    with np.errstate(over="ignore"):  # `_write` refuses what overflowed, by name
+        tensors = {name: np.asarray(leaf, dtype) for name, leaf in _named_leaves(world).items()}
+    config = {
+        "vae": dataclasses.asdict(world.vae.config),
+        "mdn_rnn": dataclasses.asdict(world.mdn_rnn.config),
+        "starts": {"first": len(world.starts.first_z), "middle": len(world.starts.z)},
+    }
+    provenance = {**world.metadata, **(metadata or {})}
+    _write(tensors, path, kind="world", config=config, provenance=provenance)
+
+
+def load_world(path_or_shipped_name: str | os.PathLike = "carracing") -> WorldModel:
+    """Read a world from a file, or a shipped one by its name, as float32.
+
+    Raises:
+        WeightsError: the file is missing, damaged, foreign, of another kind or version, or its
+            tensors do not fit its config.
+    """
+    path = _resolve(path_or_shipped_name)
+    tensors, config, provenance = _read(path, kind="world")
+    try:
+        template = _world_template(config)
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(
+            f"{path}: its config {config} does not describe a world ({error!r}); expected the "
+            "fields of VAEConfig and MDNRNNConfig. Write the file again with save_world."
+        ) from error
+    leaves, structure = jax.tree.flatten(template)
+    names = list(_named_leaves(template))
+    if set(names) != set(tensors):
+        raise WeightsError(
+            f"{path}: lacks tensors {sorted(set(names) - set(tensors))} and has unexpected "
+            f"{sorted(set(tensors) - set(names))}; expected those that its config implies. "
+            "Write the file again with save_world."
+        )
+    for name, leaf in zip(names, leaves, strict=True):
+        if tensors[name].shape != leaf.shape:
+            raise WeightsError(
+                f"{path}: tensor {name} has shape {tensors[name].shape}; its config implies "
+                f"{leaf.shape}. Write the file again with save_world."
+            )
+    # A world may be loaded while a program is traced (default parameters); its arrays are values.
+    with jax.ensure_compile_time_eval():
+        arrays = [jnp.asarray(tensors[name], jnp.float32) for name in names]
+    world = jax.tree.unflatten(structure, arrays)
+    return dataclasses.replace(world, metadata=Metadata(provenance))
+
+
+def save_controller(
+    arrays: Mapping[str, np.ndarray],
+    path: str | os.PathLike,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a controller's arrays (float32) atomically, with JSON-able `metadata`.
+
+    Raises:
+        WeightsError: an array is not finite.
+    """
+    tensors = {name: np.asarray(array, np.float32) for name, array in arrays.items()}
+    _write(tensors, path, kind="controller", config={}, provenance=dict(metadata or {}))
+
+
+def load_controller(
+    path_or_shipped_name: str | os.PathLike = "carracing_controller",
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read a controller: its arrays by name, and its metadata.
+
+    Raises:
+        WeightsError: as for `load_world`.
+    """
+    tensors, _, provenance = _read(_resolve(path_or_shipped_name), kind="controller")
+    return tensors, provenance
+
+
+def shipped_names() -> list[str]:
+    """Names of the weights that come with the package."""
+    return sorted(path.stem for path in ASSETS.glob(f"*{_SUFFIX}"))
+
+
+def write_atomically(path: str | os.PathLike, content: bytes) -> None:
+    """Put `content` at `path` whole or not at all, whenever the process may die."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _named_leaves(tree: Any) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _world_template(config: Mapping[str, Any]) -> WorldModel:
+    """A WorldModel of shapes without values."""
+    vae = {key: tuple(v) if isinstance(v, list) else v for key, v in config["vae"].items()}
+    vae_config, mdn_rnn_config = VAEConfig(**vae), MDNRNNConfig(**config["mdn_rnn"])
+    first, middle = config["starts"]["first"], config["starts"]["middle"]
+    latent, hidden = mdn_rnn_config.latent_size, mdn_rnn_config.hidden_size
+
+    def build() -> WorldModel:
+        key = jax.random.key(0)
+        starts = StartStates(
+            first_z=jnp.zeros((first, latent)),
+            z=jnp.zeros((middle, latent)),
+            h=jnp.zeros((middle, hidden)),
+            c=jnp.zeros((middle, hidden)),
+        )
+        return WorldModel(VAE(vae_config, key=key), MDNRNN(mdn_rnn_config, key=key), starts)
+
+    return jax.eval_shape(build)
+
+
+def _resolve(path_or_shipped_name: str | os.PathLike) -> Path:
+    path = Path(path_or_shipped_name)
+    if path.is_file():
+        return path
+    shipped = ASSETS / f"{path_or_shipped_name}{_SUFFIX}"
+    if path.name == str(path_or_shipped_name) and shipped.is_file():
+        return shipped
+    raise WeightsError(
+        f"no weights at {str(path_or_shipped_name)!r}: neither a file nor the name of shipped "
+        f"weights, which are {shipped_names()}. Give the path of a {_SUFFIX} file, or train a "
+        "world (python -m training all)."
+    )
+
+
+def _checksum(tensors: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tensors[name].shape}".encode())
+        digest.update(tensors[name].tobytes())
+    return digest.hexdigest()
+
+
+def _write(
+    tensors: Mapping[str, np.ndarray],
+    path: str | os.PathLike,
+    *,
+    kind: str,
+    config: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+) -> None:
+    for name, array in tensors.items():
+        if not np.all(np.isfinite(array)):
+            raise WeightsError(
+                f"{name} is not finite in {array.dtype}; expected finite weights. Train from an "
+                "earlier checkpoint, or store in float32 when float16 overflows."
+            )
+    header = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "kind": kind,
+        "config": json.dumps(config),
+        "provenance": json.dumps(provenance),
+        "checksum": _checksum(tensors),
+    }
+    contiguous = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    write_atomically(path, safetensors.numpy.save(contiguous, header))
+
+
+def _read(path: Path, *, kind: str) -> tuple[dict[str, np.ndarray], dict, dict]:
+    """Tensors, config and provenance of a checked file."""
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            header = file.metadata() or {}
+            _check_header(path, header, kind)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        config = dict(json.loads(header["config"]))
+        provenance = dict(json.loads(header["provenance"]))
+    except (
+        safetensors.SafetensorError,
+        json.JSONDecodeError,
+        KeyError,
+        OSError,
+        TypeError,
+    ) as error:
+        raise WeightsError(
+            f"{path}: not a whole safetensors file ({error}); it was cut off or is of another "
+            "format. Copy or download it again, or write it with save_world / save_controller."
+        ) from error
+    found = _checksum(tensors)
+    if found != header.get("checksum"):
+        raise WeightsError(
+            f"{path}: the tensors' checksum is {found}, the header says "
+            f"{header.get('checksum')}; the file is damaged. Copy or download it again."
+        )
+    return tensors, config, provenance
+
+
+def _check_header(path: Path, header: Mapping[str, str], kind: str) -> None:
+    expected = {"format": FORMAT, "format_version": FORMAT_VERSION, "kind": kind}
+    remedies = {
+        "format": "It comes from other software; give a file written by save_world.",
+        "format_version": "Install the wm_env release that wrote it, or write it again.",
+        "kind": "Read worlds with load_world and controllers with load_controller.",
+    }
+    for field, value in expected.items():
+        if header.get(field) != value:
+            raise WeightsError(
+                f"{path}: {field} is {header.get(field)!r}; expected {value!r}. {remedies[field]}"
+            )

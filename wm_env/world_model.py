@@ -1,0 +1,171 @@
+"""The world model: V sees, M dreams on, and start states say where a dream may begin.
+
+Source: Ha & Schmidhuber 2018, "World models", section 2 and appendix A.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
+
+from wm_env import mdn
+from wm_env.mdn_rnn import MDNRNN, Carry, Prediction
+from wm_env.vae import VAE
+
+# V's KL term holds latents near a standard normal, so a value of 10 is far outside anything V gave
+# M to learn from. Clipping there keeps a long wild dream, whose errors feed on themselves, finite.
+Z_LIMIT = 10.0
+
+# No car crosses more than a few tiles in one frame; the bound keeps exp(log_tiles) finite.
+_TILES_PER_STEP_LIMIT = 8.0
+
+# The least number above -1: erf_inv is infinite at -1 itself.
+_UNIFORM_LOW = float(np.nextafter(np.float32(-1.0), np.float32(0.0)))
+
+
+class Metadata(Mapping):
+    """JSON-able facts about a world: data, training, scores.
+
+    Always equal to any other and of one hash. Metadata is a static field, thus part of the key of
+    compiled programs; two worlds of one shape must share one program whatever is told about them.
+    """
+
+    def __init__(self, facts: Mapping[str, Any] | None = None):
+        self._facts = json.loads(json.dumps(dict(facts or {})))
+
+    def __getitem__(self, name: str) -> Any:
+        return self._facts[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._facts)
+
+    def __len__(self) -> int:
+        return len(self._facts)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Metadata)
+
+    def __hash__(self) -> int:
+        return hash(Metadata)
+
+    def __repr__(self) -> str:
+        return f"Metadata({self._facts!r})"
+
+
+class StartStates(eqx.Module):
+    """Where dreams begin: `first` real first frames (with h = 0), and `middle` moments of real
+    episodes with the carry that M had there."""
+
+    first_z: Float[Array, "first z"]
+    z: Float[Array, "middle z"]
+    h: Float[Array, "middle h"]
+    c: Float[Array, "middle h"]
+
+
+class Step(eqx.Module):
+    """One dreamt step: what the world is after it, and what happened during it."""
+
+    z: Float[Array, "z"]  # next latent, in +-Z_LIMIT
+    tiles: Float[Array, ""]  # expected number of tiles hit during the step
+    off_field: Bool[Array, ""]  # whether the car left the playing field during the step
+    carry: Carry
+    prediction: Prediction
+
+
+class WorldModel(eqx.Module):
+    """V + M + start states. Unbatched; callers vmap.
+
+    Alignment: at time t the agent sees (z_t, h_t) and acts a_t. `advance` consumes (z_t, a_t) and
+    gives z_{t+1}, the tiles hit and off-field during that very step, and the carry after it.
+    """
+
+    vae: VAE
+    mdn_rnn: MDNRNN
+    starts: StartStates
+    metadata: Metadata = eqx.field(static=True, default_factory=Metadata)
+
+    def __check_init__(self):
+        latent, hidden = self.mdn_rnn.config.latent_size, self.mdn_rnn.config.hidden_size
+        sizes = {
+            "vae latent_size": (self.vae.config.latent_size, latent),
+            "starts.first_z": (self.starts.first_z.shape[-1], latent),
+            "starts.z": (self.starts.z.shape[-1], latent),
+            "starts.h": (self.starts.h.shape[-1], hidden),
+        }
+        for name, (size, expected) in sizes.items():
+            if size != expected:
+                raise ValueError(
+                    f"{name} is {size} but M expects {expected}; build V, M and the start states "
+                    "from configs of the same latent_size and hidden_size."
+                )
+        if 0 in (self.starts.first_z.shape[0], self.starts.z.shape[0]):
+            raise ValueError(
+                "a world needs at least one first frame and one middle to start from, got "
+                f"{self.starts.first_z.shape[0]} and {self.starts.z.shape[0]}; "
+                "encode some real frames (a first frame with h = c = 0 may serve as a middle)."
+            )
+
+    @property
+    def latent_size(self) -> int:
+        return self.mdn_rnn.config.latent_size
+
+    @property
+    def hidden_size(self) -> int:
+        return self.mdn_rnn.config.hidden_size
+
+    def encode(self, image: UInt8[Array, "64 64 3"] | Float[Array, "64 64 3"]) -> Float[Array, "z"]:
+        """The latent that driver and M see: V's posterior mean, in +-Z_LIMIT as in the dream."""
+        return jnp.clip(self.vae.encode_mean(image), -Z_LIMIT, Z_LIMIT)
+
+    def decode(self, z: Float[Array, "z"]) -> UInt8[Array, "64 64 3"]:
+        """The image of a latent."""
+        return jnp.round(255.0 * self.vae.decode(z)).astype(jnp.uint8)
+
+    def features(self, z: Float[Array, "z"], h: Float[Array, "h"]) -> Float[Array, "zh"]:
+        """[z, h]: what a driver of Ha & Schmidhuber 2018 (section 2.3) sees."""
+        return jnp.concatenate([z, h])
+
+    def advance(
+        self,
+        z: Float[Array, "z"],
+        a: Float[Array, "a"],
+        carry: Carry,
+        *,
+        key: PRNGKeyArray,
+        temperature: float | Float[Array, ""] = 1.0,
+        mask: Float[Array, "h"] | None = None,
+    ) -> Step:
+        """Dream one step. `mask` is M's dropout mask, fixed for an episode."""
+        prediction, carry = self.mdn_rnn.step(z, a, carry, mask=mask)
+        # One block of random bits a step instead of a key and a call for each draw.
+        size = self.latent_size
+        noise = jax.random.uniform(key, (2 * size + 1,), minval=_UNIFORM_LOW, maxval=1.0)
+        unit = 0.5 * (noise[size:] + 1.0)
+        normal = jnp.sqrt(2.0) * jax.lax.erf_inv(noise[:size])
+        next_z = mdn.sample_from_noise(
+            prediction.mixture, unit[:size], normal, temperature=temperature
+        )
+        return Step(
+            z=jnp.clip(next_z, -Z_LIMIT, Z_LIMIT),
+            tiles=jnp.minimum(jnp.exp(prediction.log_tiles), _TILES_PER_STEP_LIMIT),
+            off_field=unit[size] < jax.nn.sigmoid(prediction.off_field),
+            carry=carry,
+            prediction=prediction,
+        )
+
+    def burn_in(self, z: Float[Array, "t z"], actions: Float[Array, "t1 a"]) -> Carry:
+        """The carry on arriving at z[-1] after a real beginning.
+
+        `actions[i]` was taken at `z[i]` and led to `z[i + 1]`, so there is one action fewer.
+        """
+
+        def body(carry: Carry, inputs: tuple[Array, Array]) -> tuple[Carry, None]:
+            return self.mdn_rnn.advance_carry(*inputs, carry), None
+
+        carry, _ = jax.lax.scan(body, self.mdn_rnn.initial_carry(), (z[:-1], actions))
+        return carry
