@@ -1,0 +1,40 @@
+"""Progress on stderr: one bar with rate, time left and a note, for every long job of the project."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class Bar:
+    """A running bar: `advance` moves it and may count frames and show a note."""
+
+    def __init__(self, progress: Progress, name: str, total: int, done: int):
+        self._progress = progress
+        self._task = progress.add_task(name, total=total, completed=done, note="")
+        self._start, self._frames = time.monotonic(), 0
+
+    def advance(self, amount: int = 1, *, frames: int = 0, note: str = "") -> None:
+        """Move by `amount`; `frames` adds to a frames/s figure, `note` is a few words shown behind."""
+        self._frames += frames
+        if self._frames:
+            note = f"{self._frames / (time.monotonic() - self._start):,.0f} frames/s  {note}"
+        self._progress.update(self._task, advance=amount, note=note)
+
+
+@contextmanager
+def progress_bar(name: str, *, total: int, done: int = 0, unit: str = "steps") -> Iterator[Bar]:
+    """A progress bar on stderr for `total` units of which `done` are done already."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), refresh_per_second=4) as progress:
+        yield Bar(progress, name, total, done)

@@ -1,0 +1,83 @@
+"""V: a convolutional variational autoencoder from 64x64 images to a latent of 32 numbers and back."""
+
+from dataclasses import dataclass
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Shaped
+
+from wm_env.convolution import Conv2x, ConvTranspose2x
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """V's sizes; the defaults are those of Ha & Schmidhuber (2018), figure 22."""
+
+    latent_size: int = 32
+    encoder_channels: tuple[int, int, int, int] = (32, 64, 128, 256)  # kernels 4, stride 2
+    decoder_channels: tuple[int, int, int] = (128, 64, 32)  # kernels 5, 5, 6, 6, stride 2
+
+
+class Posterior(eqx.Module):
+    """What V believes of an image: a Gaussian for each latent dimension; mu [z], log_sigma [z]."""
+
+    mu: Float[Array, " z"]
+    log_sigma: Float[Array, " z"]
+
+    def sample(self, *, key: Array) -> Float[Array, " z"]:
+        """One draw z ~ N(mu, sigma)."""
+        return self.mu + jnp.exp(self.log_sigma) * jax.random.normal(key, self.mu.shape, self.mu.dtype)
+
+
+class VAE(eqx.Module):
+    """V. Unbatched: `jax.vmap(vae.encode_mean)(images)`.
+
+    Source: Ha & Schmidhuber (2018), A.1. Trained with dtype bfloat16 where the processor has it: `encode` and
+    `decode` compute in the dtype they are given and return float32.
+    """
+
+    encoder: tuple[Conv2x, ...]
+    to_posterior: eqx.nn.Linear
+    from_latent: eqx.nn.Linear
+    decoder: tuple[ConvTranspose2x, ...]
+    config: VAEConfig = eqx.field(static=True)
+
+    def __init__(self, config: VAEConfig = VAEConfig(), *, key: Array):  # noqa: B008 (frozen)
+        key_encoder, key_posterior, key_latent, key_decoder = jax.random.split(key, 4)
+        down = (3, *config.encoder_channels)
+        keys = jax.random.split(key_encoder, 4)
+        self.encoder = tuple(Conv2x(down[i], down[i + 1], 4, key=keys[i]) for i in range(4))
+        flat = 2 * 2 * config.encoder_channels[-1]
+        self.to_posterior = eqx.nn.Linear(flat, 2 * config.latent_size, key=key_posterior)
+        self.from_latent = eqx.nn.Linear(config.latent_size, flat, key=key_latent)
+        up = (flat, *config.decoder_channels, 3)
+        keys = jax.random.split(key_decoder, 4)
+        self.decoder = tuple(
+            ConvTranspose2x(up[i], up[i + 1], size, key=keys[i]) for i, size in enumerate((5, 5, 6, 6))
+        )
+        self.config = config
+
+    def encode(self, image: Shaped[Array, "64 64 3"], *, dtype: DTypeLike = jnp.float32) -> Posterior:
+        """The posterior of an image, uint8 [64, 64, 3] or float in [0, 1]."""
+        x = image.astype(dtype) / 255.0 if image.dtype == jnp.uint8 else image.astype(dtype)
+        for layer in self.encoder:
+            x = jax.nn.relu(layer(x))
+        mu, log_sigma = jnp.split(self.to_posterior(x.reshape(-1).astype(jnp.float32)), 2)
+        return Posterior(mu, jnp.clip(log_sigma, -8.0, 4.0))
+
+    def encode_mean(self, image: Shaped[Array, "64 64 3"]) -> Float[Array, " z"]:
+        """The latent that the driver and M see: the posterior's mean [z]."""
+        return self.encode(image).mu
+
+    def decode(self, z: Float[Array, " z"], *, dtype: DTypeLike = jnp.float32) -> Float[Array, "64 64 3"]:
+        """The image of a latent, float32 in [0, 1]."""
+        return jax.nn.sigmoid(self.decode_logits(z, dtype=dtype))
+
+    def decode_logits(self, z: Float[Array, " z"], *, dtype: DTypeLike = jnp.float32) -> Float[Array, "64 64 3"]:
+        """What `decode` is before its sigmoid."""
+        x = self.from_latent(z).astype(dtype).reshape(1, 1, -1)
+        for layer in self.decoder[:-1]:
+            x = jax.nn.relu(layer(x))
+        return self.decoder[-1](x).astype(jnp.float32)
