@@ -1,0 +1,246 @@
+"""DreamCarRacing-v0: the world model as a gymnax environment. Everything else adapts this one.
+
+Rewards, returns and endings mean what they mean in CarRacing-v3 of Gymnasium: +1000/N for each of
+the track's N tiles, -0.1 a frame, -100 instead of the reward when the car leaves the field.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from gymnax.environments import environment, spaces
+
+from wm_env.mdn_rnn import Carry
+from wm_env.weights import load_world
+from wm_env.world_model import Z_LIMIT, WorldModel
+
+OBSERVATION_KINDS = ("features", "latent", "pixels")
+
+ACTION_LOW = np.array([-1.0, 0.0, 0.0], np.float32)  # steer, gas, brake, as CarRacing-v3
+ACTION_HIGH = np.array([1.0, 1.0, 1.0], np.float32)
+
+# What CarRacing-v3 (Gymnasium 1.3) does for its discrete actions, as continuous ones.
+DISCRETE_ACTIONS = np.array(
+    [
+        [0.0, 0.0, 0.0],  # nothing
+        [0.6, 0.0, 0.0],  # right
+        [-0.6, 0.0, 0.0],  # left
+        [0.0, 0.2, 0.0],  # gas
+        [0.0, 0.0, 0.8],  # brake
+    ],
+    np.float32,
+)
+
+TRACK_REWARD = 1000.0  # of all tiles together
+FRAME_REWARD = -0.1
+OFF_FIELD_REWARD = -100.0
+
+
+# The fields of both dataclasses are Any: instances also hold batches, tracers and axis numbers.
+@struct.dataclass
+class DreamState(environment.EnvState):
+    """The dream at one moment; M's dropout mask stays the same for an episode."""
+
+    time: Any  # int32, frames since the start
+    z: Any  # float32 [z]
+    carry: Carry
+    tiles: Any  # float32, hit so far; fractional, as M predicts an expectation
+    off_field: Any  # bool, whether the last step ended outside the playing field
+    mask: Any  # float32 [h], 0 or 1/(1 - dropout)
+
+
+@struct.dataclass(kw_only=True)
+class DreamParams(environment.EnvParams):
+    """What can change without compiling anything: the weights are leaves like every number."""
+
+    world_model: WorldModel
+    temperature: Any = 1.0  # of the mixture; above 1 the dream is wilder than the data
+    dropout: Any = 0.0  # rate in [0, 1) of M's recurrent state, one mask an episode
+    track_tiles: Any = 281.0  # N; CarRacing-v3's tracks have about 250 to 330
+    lap_complete_percent: Any = 1.0  # CarRacing-v3 asks for every tile, whatever it is told
+    max_steps_in_episode: Any = 1000
+    start_middle: Any = 0.0  # share of episodes that begin mid-track instead of at a first frame
+
+
+class DreamCarRacing(environment.Environment[DreamState, DreamParams]):
+    """CarRacing, dreamt. Works under jit, vmap (over states and over worlds), scan and grad.
+
+    Actions are clipped to the action space, and NaN counts as no input: device code cannot raise.
+    """
+
+    _supports_transition_gradients = True
+
+    def __init__(self, observation: str = "features", continuous: bool = True):
+        """Choose what the agent sees and whether it acts in CarRacing's Box or its Discrete(5).
+
+        Raises:
+            ValueError: an unknown observation kind.
+        """
+        if observation not in OBSERVATION_KINDS:
+            raise ValueError(
+                f"observation is {observation!r}; expected one of {', '.join(OBSERVATION_KINDS)}. "
+                "Features ([z, h]) are what the shipped controller drives on."
+            )
+        self.observation = observation
+        self.continuous = continuous
+
+    # Environments are static arguments of compiled programs, so equal ones must be equal keys.
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and vars(other) == vars(self)
+
+    def __hash__(self) -> int:
+        return hash((type(self), *sorted(vars(self).items())))
+
+    @property
+    def default_params(self) -> DreamParams:
+        """The shipped world, loaded once.
+
+        Raises:
+            WeightsError: the shipped weights are not there.
+        """
+        return DreamParams(world_model=_shipped_world())
+
+    def step_env(
+        self, key: jax.Array, state: DreamState, action: Any, params: DreamParams
+    ) -> tuple[Any, DreamState, jax.Array, jax.Array, dict[str, jax.Array]]:
+        """One dreamt frame: observation, state, reward, terminated, info (no auto-reset)."""
+        step = params.world_model.advance(
+            state.z,
+            self._clipped(action),
+            state.carry,
+            key=key,
+            temperature=params.temperature,
+            mask=state.mask,
+        )
+        # A lap pays for its tiles and no more, though the expected numbers rarely sum to a whole.
+        lap_tiles = params.lap_complete_percent * params.track_tiles
+        tiles = jnp.minimum(state.tiles + step.tiles, lap_tiles)
+        lap_finished = tiles >= lap_tiles
+        reward = TRACK_REWARD / params.track_tiles * (tiles - state.tiles) + FRAME_REWARD
+        reward = jnp.where(step.off_field, OFF_FIELD_REWARD, reward)
+        state = DreamState(
+            time=state.time + 1,
+            z=step.z,
+            carry=step.carry,
+            tiles=tiles,
+            off_field=step.off_field,
+            mask=state.mask,
+        )
+        observation = self.observe(key, state, action, params)
+        observation, state = self._apply_transition_gradient_policy(observation, state)
+        info = {
+            "tiles": tiles,
+            "lap_finished": lap_finished & ~step.off_field,
+            "off_field": step.off_field,
+        }
+        return observation, state, reward, lap_finished | step.off_field, info
+
+    def reset_env(self, key: jax.Array, params: DreamParams) -> tuple[Any, DreamState]:
+        """Begin at a real first frame, or for a share `start_middle` of episodes mid-track."""
+        starts = params.world_model.starts
+        draws = jax.random.uniform(key, (2 + params.world_model.hidden_size,))
+        middle = draws[0] < params.start_middle
+        first_z = starts.first_z[_index(draws[1], len(starts.first_z))]
+        moment = _index(draws[1], len(starts.z))
+        carry = Carry(
+            h=jnp.where(middle, starts.h[moment], 0.0), c=jnp.where(middle, starts.c[moment], 0.0)
+        )
+        state = DreamState(
+            time=jnp.int32(0),
+            z=jnp.where(middle, starts.z[moment], first_z),
+            carry=carry,
+            tiles=jnp.float32(0.0),
+            off_field=jnp.bool_(False),
+            mask=_dropout_mask(draws[2:], params.dropout),
+        )
+        return self.observe(key, state, None, params), state
+
+    def state_at(
+        self, key: jax.Array, z: jax.Array, carry: Carry, params: DreamParams
+    ) -> DreamState:
+        """The beginning of an episode at a given latent and carry, for dreams from real frames."""
+        draws = jax.random.uniform(key, carry.h.shape)
+        return DreamState(
+            time=jnp.int32(0),
+            z=jnp.clip(z, -Z_LIMIT, Z_LIMIT),
+            carry=carry,
+            tiles=jnp.float32(0.0),
+            off_field=jnp.bool_(False),
+            mask=_dropout_mask(draws, params.dropout),
+        )
+
+    def observe(
+        self, key: jax.Array, state: DreamState, action: Any, params: DreamParams
+    ) -> jax.Array:
+        """features float32 [z + h], latent float32 [z], or pixels uint8 [64, 64, 3]."""
+        if self.observation == "latent":
+            return state.z
+        if self.observation == "pixels":
+            return params.world_model.decode(state.z)
+        return params.world_model.features(state.z, state.carry.h)
+
+    def is_terminated(self, state: DreamState, params: DreamParams) -> jax.Array:
+        """Whether the lap is done or the car off the field."""
+        lap_finished = state.tiles >= params.lap_complete_percent * params.track_tiles
+        return lap_finished | state.off_field
+
+    @property
+    def name(self) -> str:
+        return "DreamCarRacing-v0"
+
+    @property
+    def num_actions(self) -> int:
+        """Number of discrete actions, or of continuous dimensions."""
+        return 3 if self.continuous else len(DISCRETE_ACTIONS)
+
+    def action_space(self, params: DreamParams | None = None) -> spaces.Box | spaces.Discrete:
+        """CarRacing-v3's: steer [-1, 1], gas [0, 1], brake [0, 1]; or five discrete actions."""
+        if self.continuous:
+            return spaces.Box(ACTION_LOW, ACTION_HIGH, (3,), jnp.float32)
+        return spaces.Discrete(len(DISCRETE_ACTIONS))
+
+    def observation_space(self, params: DreamParams | None = None) -> spaces.Box:
+        """Latents are in +-Z_LIMIT, h in +-1, pixels in 0..255."""
+        if self.observation == "pixels":
+            return spaces.Box(0, 255, (64, 64, 3), jnp.uint8)
+        world = (self.default_params if params is None else params).world_model
+        high = np.full(world.latent_size, Z_LIMIT, np.float32)
+        if self.observation == "features":
+            high = np.concatenate([high, np.ones(world.hidden_size, np.float32)])
+        return spaces.Box(-high, high, high.shape, jnp.float32)
+
+    def state_space(self, params: DreamParams | None = None) -> spaces.Dict:
+        """Ranges of DreamState's arrays (those of the carry apart)."""
+        world = (self.default_params if params is None else params).world_model
+        return spaces.Dict(
+            {
+                "time": spaces.Discrete(np.iinfo(np.int32).max),
+                "z": spaces.Box(-Z_LIMIT, Z_LIMIT, (world.latent_size,)),
+                "tiles": spaces.Box(0.0, np.inf, ()),
+                "off_field": spaces.Discrete(2),
+                "mask": spaces.Box(0.0, np.inf, (world.hidden_size,)),
+            }
+        )
+
+    def _clipped(self, action: Any) -> jax.Array:
+        if not self.continuous:
+            return jnp.asarray(DISCRETE_ACTIONS)[action]
+        action = jnp.nan_to_num(jnp.asarray(action, jnp.float32), nan=0.0)
+        return jnp.clip(action, ACTION_LOW, ACTION_HIGH)
+
+
+def _index(draw: jax.Array, count: int) -> jax.Array:
+    return jnp.minimum((draw * count).astype(jnp.int32), count - 1)
+
+
+def _dropout_mask(draws: jax.Array, rate: Any) -> jax.Array:
+    """0 or 1/(1 - rate) for each uniform draw (Gal & Ghahramani 2016: one mask a sequence)."""
+    return jnp.where(draws >= rate, 1.0 / (1.0 - rate), 0.0)
+
+
+@functools.cache
+def _shipped_world() -> WorldModel:
+    return load_world("carracing")
