@@ -6,6 +6,8 @@ forwards and backwards, are then slices, additions and one matmul. Results equal
 `lax.conv_transpose` with VALID padding; tests compare values and gradients.
 """
 
+import itertools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -47,7 +49,8 @@ class Conv2x(eqx.Module):
             [blocks[i : i + rows, j : j + columns] for i in range(half) for j in range(half)], axis=-1
         )
         kernel = self.kernel.reshape(half, 2, half, 2, channels, out).transpose(0, 2, 1, 3, 4, 5)
-        return patches @ kernel.reshape(-1, out).astype(x.dtype) + self.bias.astype(x.dtype)[None, None]
+        features = patches.reshape(rows * columns, -1) @ kernel.reshape(-1, out).astype(x.dtype)
+        return features.reshape(rows, columns, out) + self.bias.astype(x.dtype)[None, None]
 
 
 class ConvTranspose2x(eqx.Module):
@@ -74,13 +77,17 @@ class ConvTranspose2x(eqx.Module):
         even = jnp.pad(self.kernel, ((0, 2 * half - size), (0, 2 * half - size), (0, 0), (0, 0)))
         # [c, half, half, 2, 2, out]: for each block offset, the 2x2 pixels that are painted there.
         kernel = even.reshape(half, 2, half, 2, channels, out).transpose(4, 0, 2, 1, 3, 5)
-        painted = x @ kernel.reshape(channels, -1).astype(x.dtype)
-        painted = painted.reshape(height, width, half, half, 4 * out)
+        painted = x.reshape(-1, channels) @ kernel.reshape(channels, -1).astype(x.dtype)
+        painted = painted.reshape(height, width, -1)
         rows, columns = height + half - 1, width + half - 1
+        # split, not indexing: its gradient is one concatenation instead of half^2 padded sums.
         blocks = sum(
-            jnp.pad(painted[:, :, i, j], ((i, half - 1 - i), (j, half - 1 - j), (0, 0)))
-            for i in range(half)
-            for j in range(half)
+            jnp.pad(piece, ((i, half - 1 - i), (j, half - 1 - j), (0, 0)))
+            for (i, j), piece in zip(
+                itertools.product(range(half), repeat=2),
+                jnp.split(painted, half * half, axis=-1),
+                strict=True,
+            )
         )
         image = jnp.asarray(blocks).reshape(rows, columns, 2, 2, out).transpose(0, 2, 1, 3, 4)
         image = image.reshape(2 * rows, 2 * columns, out)[: 2 * height + size - 2, : 2 * width + size - 2]
