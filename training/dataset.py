@@ -7,7 +7,7 @@ driver is in both. An order is a function of (seed, step): a run that goes on at
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -98,8 +98,7 @@ def _prefetched(make: Callable[[int], _Item], first: int) -> Iterator[tuple[int,
             index += 1
 
 
-@dataclass(frozen=True)
-class Windows:
+class Windows(NamedTuple):
     """A batch of windows for M, b windows of t steps; `weight` is 0 in padding and burn-in, else 1.
 
     z [b, t + 1, z]: the latents before and after each step; log_sigma the same, V's uncertainty of them.
@@ -135,14 +134,17 @@ class WindowStream:
         self._shards, self._batch, self._length, self._burn_in = shards, batch, length, burn_in
         self._seed, self._held_out, self._group = seed, held_out, min(group, len(shards))
 
-    def batches(self) -> Iterator[Windows]:
-        """Batches for ever; shards are read in groups, in random order."""
+    def batches(self, start_step: int = 0) -> Iterator[Windows]:
+        """Batches for ever, from that of `start_step` on; shards are read in groups, in random order."""
+        step = 0
         for group, episodes in _prefetched(self._load_group, 0):
             random = np.random.default_rng([self._seed, 3, group])
             windows = [window for episode in episodes for window in self._cut(episode, random)]
             order = random.permutation(len(windows))
             for start in range(0, len(order) - self._batch + 1, self._batch):
-                yield self._stack([windows[index] for index in order[start : start + self._batch]])
+                if step >= start_step:
+                    yield self._stack([windows[index] for index in order[start : start + self._batch]])
+                step += 1
 
     def _load_group(self, group: int) -> list[EpisodeLatents]:
         groups = len(self._shards) // self._group

@@ -1,60 +1,22 @@
 """The fitting loop that V and M share: compiled steps, metrics, checkpoints, and a stop when the loss explodes."""
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-import equinox as eqx
 import jax
 import numpy as np
-from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from training.progress import progress_bar
-from training.store import publish
+from wm_env.checkpoint import save_checkpoint
 
 _State = TypeVar("_State")
 
 
 class FitError(RuntimeError):
     """A fit that cannot go on: the message names the step and the last good checkpoint."""
-
-
-def save_state(state: Any, step: int, path: Path) -> None:
-    """Write the arrays of a pytree and its step to one safetensors file, atomically."""
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(eqx.filter(state, eqx.is_array))]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {f"{index:05d}": np.ascontiguousarray(leaf) for index, leaf in enumerate(leaves)},
-        temporary,
-        metadata={"step": str(step), "format": "wm_env.checkpoint", "format_version": "1"},
-    )
-    publish(temporary, path)
-
-
-def load_state(like: _State, path: Path) -> tuple[_State, int]:
-    """Read what `save_state` wrote into a pytree of the same structure; returns it and its step.
-
-    Raises:
-        FitError: when the file is not a checkpoint, or one of another model.
-    """
-    arrays, static = eqx.partition(like, eqx.is_array)
-    leaves, treedef = jax.tree.flatten(arrays)
-    remedy = "remove it, or run with the configuration that wrote it."
-    try:
-        with safe_open(path, framework="numpy") as file:
-            step = int((file.metadata() or {})["step"])
-            loaded = [file.get_tensor(name) for name in sorted(file.keys())]
-    except Exception as error:  # safetensors raises its own kinds, and KeyError where the step is missing
-        raise FitError(f"checkpoint {path} cannot be read ({error!r}); {remedy}") from error
-    if [leaf.shape for leaf in loaded] != [leaf.shape for leaf in leaves]:
-        raise FitError(f"checkpoint {path} holds arrays of other shapes than this model; {remedy}")
-    loaded = [jax.numpy.asarray(new, old.dtype) for new, old in zip(loaded, leaves, strict=True)]
-    return eqx.combine(jax.tree.unflatten(treedef, loaded), static), step
 
 
 def fit(
@@ -100,7 +62,7 @@ def fit(
                 if validate:
                     line |= {f"held_out_{k}": v for k, v in validate(state).items()}
                 _append(out / "metrics.jsonl", line)
-                save_state(state, step + 1, checkpoint)
+                save_checkpoint(state, step + 1, checkpoint)
                 bar.advance(0, note=" ".join(f"{k} {v:.3g}" for k, v in line.items() if k != "step"))
                 recent, since = [], time.monotonic()
     return state

@@ -11,9 +11,10 @@ import optax
 from jaxtyping import Array, Float, UInt8
 
 from training.dataset import ImageStream, held_out_images
-from training.fit import fit, load_state, save_state
+from training.fit import fit
 from training.pictures import reconstructions
 from training.store import Shard
+from wm_env.checkpoint import load_checkpoint, save_checkpoint
 from wm_env.preprocess import mirror
 from wm_env.vae import VAE, VAEConfig
 
@@ -93,7 +94,7 @@ def fit_vision(shards: list[Shard], config: VisionConfig, out: Path) -> VAE:
 
     state, start = new_state(config), 0
     if (out / "checkpoint.safetensors").exists():
-        state, start = load_state(state, out / "checkpoint.safetensors")
+        state, start = load_checkpoint(state, out / "checkpoint.safetensors")
     held_out, drivers = held_out_images(shards, 256)
     evaluate = eqx.filter_jit(batch_loss)
 
@@ -114,11 +115,11 @@ def fit_vision(shards: list[Shard], config: VisionConfig, out: Path) -> VAE:
         validate=validate,
         every=100,
     )
-    save_state(state.vae, config.steps, out / "vae.safetensors")
+    save_checkpoint(state.vae, config.steps, out / "vae.safetensors")
     reconstructions(state.vae, held_out, drivers, out / "reconstructions.png")
     return state.vae
 
 
 def load_vision(config: VisionConfig, out: Path) -> VAE:
     """The V that `fit_vision` left in `out`."""
-    return load_state(new_state(config).vae, out / "vae.safetensors")[0]
+    return load_checkpoint(new_state(config).vae, out / "vae.safetensors")[0]

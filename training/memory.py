@@ -1,0 +1,153 @@
+"""Fitting M: what happens next, given the latent that the driver saw and what it did."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from training.dataset import Windows, WindowStream
+from training.fit import fit
+from training.latents import LatentShard
+from wm_env import mdn
+from wm_env.checkpoint import load_checkpoint, save_checkpoint
+from wm_env.mdn_rnn import MDNRNN, Carry, MDNRNNConfig
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """How M is fitted.
+
+    posterior_noise scales V's own uncertainty and is added to the latents: 0 gives the means, 1 posterior
+    samples. A little keeps the density from becoming needle-sharp; much of it lets M read the road from the
+    driver's actions, because the driver acted on the mean. The weights of tiles and off-field are the seed
+    project's, over log-likelihoods instead of its squared errors.
+    """
+
+    mdn_rnn: MDNRNNConfig = MDNRNNConfig()
+    posterior_noise: float = 0.3
+    tiles_weight: float = 10.0
+    off_field_weight: float = 10.0
+    batch: int = 64
+    length: int = 250
+    burn_in: int = 24
+    steps: int = 700
+    learning_rate: float = 2e-3
+    clip: float = 1.0
+    seed: int = 0
+
+
+class MemoryState(NamedTuple):
+    """M and its optimizer's state."""
+
+    mdn_rnn: MDNRNN
+    optimizer: optax.OptState
+
+
+def hidden_states(
+    mdn_rnn: MDNRNN, z: Float[Array, "t z"], actions: Float[Array, "t a"], *, mask: Float[Array, " h"] | None = None
+) -> Carry:
+    """The carries [t, h] after each (z_t, a_t), from h = 0."""
+
+    def advance(carry: Carry, inputs: tuple[Array, Array]) -> tuple[Carry, Carry]:
+        carry = mdn_rnn.advance_carry(*inputs, carry, mask=mask)
+        return carry, carry
+
+    return jax.lax.scan(advance, mdn_rnn.initial_carry(), (z, actions))[1]
+
+
+def memory_loss(
+    mdn_rnn: MDNRNN, window: Windows, *, key: Array, config: MemoryConfig
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """Sum over the steps of one window of nats for z', tiles and off-field, each weighted; and its parts.
+
+    Tiles are Poisson: their log-likelihood is tiles * log(rate) - rate, up to a constant of the data.
+    Source: Ha & Schmidhuber (2018), A.2, for the mixture; the other heads replace the seed's reward and done.
+    """
+    key_noise, key_mask = jax.random.split(key)
+    noise = config.posterior_noise * jax.random.normal(key_noise, window.z.shape)
+    z = window.z + noise * jnp.exp(window.log_sigma)
+    rate = config.mdn_rnn.dropout
+    mask = None
+    if rate > 0.0:
+        keep = jax.random.bernoulli(key_mask, 1.0 - rate, (config.mdn_rnn.hidden_size,))
+        mask = keep / (1.0 - rate)
+    carries = hidden_states(mdn_rnn, z[:-1], window.actions, mask=mask)
+    predictions = jax.vmap(mdn_rnn.predict)(carries.h)
+    next_z = -jnp.sum(jax.vmap(mdn.log_prob)(predictions.mixture, z[1:]), axis=1)
+    log_tiles = jnp.minimum(predictions.log_tiles, 3.0)
+    tiles = jnp.exp(log_tiles) - window.tiles * log_tiles
+    off_field = optax.sigmoid_binary_cross_entropy(predictions.off_field, window.off_field)
+    parts = {"next_z": next_z, "tiles": tiles, "off_field": off_field}
+    parts = {name: jnp.sum(part * window.weight) for name, part in parts.items()}
+    loss = parts["next_z"] + config.tiles_weight * parts["tiles"] + config.off_field_weight * parts["off_field"]
+    return loss, parts
+
+
+def _optimizer(config: MemoryConfig) -> optax.GradientTransformation:
+    warm = min(50, config.steps // 10)
+    rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warm, config.steps, config.learning_rate * 0.02)
+    return optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(rate))
+
+
+def new_state(config: MemoryConfig, mdn_rnn: MDNRNN | None = None) -> MemoryState:
+    """A fresh M (or one to fine-tune) with a fresh optimizer."""
+    mdn_rnn = mdn_rnn or MDNRNN(config.mdn_rnn, key=jax.random.key(config.seed))
+    return MemoryState(mdn_rnn, _optimizer(config).init(eqx.filter(mdn_rnn, eqx.is_array)))
+
+
+def fit_memory(
+    shards: list[LatentShard], config: MemoryConfig, out: Path, *, begin_from: MDNRNN | None = None
+) -> MDNRNN:
+    """Fit M on latents; resumes from `out/checkpoint.safetensors`, leaves metrics in `out`."""
+    optimizer = _optimizer(config)
+
+    def batch_loss(mdn_rnn: MDNRNN, windows: Windows, key: Array) -> tuple[Array, dict[str, Array]]:
+        keys = jax.random.split(key, len(windows.z))
+        losses, parts = jax.vmap(
+            lambda window, key: memory_loss(mdn_rnn, window, key=key, config=config)
+        )(windows, keys)
+        count = jnp.maximum(windows.weight.sum(), 1.0)
+        return losses.sum() / count, jax.tree.map(lambda part: part.sum() / count, parts)
+
+    @eqx.filter_jit(donate="all-except-first")
+    def train_step(windows: Windows, state: MemoryState, key: Array) -> tuple[MemoryState, dict[str, Array]]:
+        (loss, parts), gradient = eqx.filter_value_and_grad(batch_loss, has_aux=True)(state.mdn_rnn, windows, key)
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer)
+        return MemoryState(eqx.apply_updates(state.mdn_rnn, updates), optimizer_state), {"loss": loss, **parts}
+
+    state, start = new_state(config, begin_from), 0
+    if (out / "checkpoint.safetensors").exists():
+        state, start = load_checkpoint(state, out / "checkpoint.safetensors")
+    window = {"length": config.length, "burn_in": config.burn_in, "seed": config.seed}
+    held_out = next(WindowStream(shards, batch=min(32, len(shards)), held_out=True, group=len(shards), **window).batches())
+    evaluate = eqx.filter_jit(batch_loss)
+
+    def validate(state: MemoryState) -> dict[str, float]:
+        loss, parts = evaluate(state.mdn_rnn, held_out, jax.random.key(1))
+        return {"loss": float(loss), **{name: float(value) for name, value in parts.items()}}
+
+    state = fit(
+        "M",
+        state,
+        lambda state, windows, key: train_step(windows, state, key),
+        WindowStream(shards, batch=config.batch, **window).batches(start),
+        steps=config.steps,
+        start=start,
+        out=out,
+        key=jax.random.key(config.seed + 1),
+        examples_a_batch=config.batch * config.length,
+        validate=validate,
+        every=50,
+    )
+    save_checkpoint(state.mdn_rnn, config.steps, out / "mdn_rnn.safetensors")
+    return state.mdn_rnn
+
+
+def load_memory(config: MemoryConfig, out: Path) -> MDNRNN:
+    """The M that `fit_memory` left in `out`."""
+    return load_checkpoint(new_state(config).mdn_rnn, out / "mdn_rnn.safetensors")[0]

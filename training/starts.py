@@ -1,0 +1,68 @@
+"""Start states: real moments from which dreams begin, and the world that V, M and they make together."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from training.latents import EpisodeLatents, LatentShard
+from training.memory import hidden_states
+from wm_env.mdn_rnn import MDNRNN
+from wm_env.vae import VAE
+from wm_env.world_model import Metadata, StartStates, WorldModel
+
+BURN_IN = 120  # steps before a moment in the middle; from there on h depends on little that came earlier
+
+
+def start_states(
+    mdn_rnn: MDNRNN, shards: list[LatentShard], *, first: int = 256, middle: int = 512, seed: int = 0
+) -> StartStates:
+    """Draw first frames, and moments on the road in the middle of an episode with the carry burned in."""
+    random = np.random.default_rng(seed)
+    firsts: list[np.ndarray] = []
+    middles: list[tuple[np.ndarray, np.ndarray]] = []
+    order = random.permutation(len(shards))
+    per_shard = -(-middle // len(shards)) * 2
+    for index in order:
+        episodes = list(shards[index].episodes(mirrored=lambda: bool(random.random() < 0.5)))
+        firsts += [episode.mu[0] for episode in episodes]
+        moments = [(episode, at) for episode in episodes for at in _moments_on_the_road(episode)]
+        for chosen in random.permutation(len(moments))[:per_shard]:
+            episode, at = moments[chosen]
+            middles.append((episode.mu[at - BURN_IN : at + 1], episode.actions[at - BURN_IN : at]))
+    if not middles:  # a tiny or hopeless set: begin in the middle where others begin an episode
+        middles = [(np.repeat(firsts[0][None], BURN_IN + 1, 0), np.zeros((BURN_IN, 3), np.float32))]
+    first_rows = random.permutation(len(firsts))[:first]
+    middle_rows = random.permutation(len(middles))[:middle]
+    z = jnp.asarray(np.stack([middles[row][0] for row in middle_rows]), jnp.float32)
+    actions = jnp.asarray(np.stack([middles[row][1] for row in middle_rows]), jnp.float32)
+    carries = _burn_in(mdn_rnn, z[:, :-1], actions)
+    return StartStates(
+        first_z=jnp.asarray(np.stack([firsts[row] for row in first_rows]), jnp.float32),
+        z=z[:, -1],
+        h=carries.h[:, -1],
+        c=carries.c[:, -1],
+    )
+
+
+def assemble_world(
+    vae: VAE, mdn_rnn: MDNRNN, shards: list[LatentShard], metadata: dict[str, Any], *, seed: int = 0
+) -> WorldModel:
+    """V, M and start states drawn from the data, as one world."""
+    return WorldModel(vae, mdn_rnn, start_states(mdn_rnn, shards, seed=seed), Metadata(metadata))
+
+
+@eqx.filter_jit
+def _burn_in(mdn_rnn: MDNRNN, z: jax.Array, actions: jax.Array):
+    return jax.vmap(lambda z, actions: hidden_states(mdn_rnn, z, actions))(z, actions)
+
+
+def _moments_on_the_road(episode: EpisodeLatents) -> np.ndarray:
+    """Steps at which tiles were hit both shortly before and shortly after."""
+    hit = np.concatenate([[0.0], np.cumsum(episode.tiles > 0)])
+    steps = np.arange(BURN_IN, len(episode.tiles) - 60, 10)
+    if not len(steps):
+        return steps
+    return steps[(hit[steps] > hit[steps - 20]) & (hit[steps + 20] > hit[steps])]

@@ -1,0 +1,57 @@
+"""Checkpoints: the arrays of any pytree and a step number, as one safetensors file that is whole or absent."""
+
+import os
+from pathlib import Path
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from safetensors import safe_open
+
+from wm_env.weights import write_atomically
+
+_Tree = TypeVar("_Tree")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used: the message names the file, what is wrong and what to do."""
+
+
+def save_checkpoint(tree: Any, step: int, path: str | os.PathLike) -> None:
+    """Write the arrays of `tree` in their own dtypes, with `step`, atomically."""
+    leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_array))
+    tensors = {f"{index:05d}": np.asarray(leaf, order="C") for index, leaf in enumerate(leaves)}
+    header = {"format": "wm_env.checkpoint", "format_version": "1", "step": str(step)}
+    write_atomically(path, safetensors.numpy.save(tensors, header))
+
+
+def load_checkpoint(like: _Tree, path: str | os.PathLike) -> tuple[_Tree, int]:
+    """Read a checkpoint into a pytree of the structure and dtypes of `like`; returns it and the step.
+
+    Raises:
+        CheckpointError: when the file is missing, damaged, not a checkpoint, or one of another model.
+    """
+    arrays, static = eqx.partition(like, eqx.is_array)
+    leaves, structure = jax.tree.flatten(arrays)
+    path = Path(path)
+    remedy = "Remove it to begin anew, or use the configuration that wrote it."
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}; run the stage that writes it first.")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = file.metadata() or {}
+            step = int(header["step"])
+            tensors = [file.get_tensor(name) for name in sorted(file.keys())]
+    except Exception as error:  # safetensors has its own errors; a missing step is a KeyError
+        raise CheckpointError(f"{path} is not a whole checkpoint ({error!r}). {remedy}") from error
+    found, expected = [t.shape for t in tensors], [leaf.shape for leaf in leaves]
+    if header.get("format") != "wm_env.checkpoint" or found != expected:
+        raise CheckpointError(
+            f"{path} holds {len(found)} arrays of a {header.get('format')}, not the {len(expected)} of this "
+            f"model with its sizes. {remedy}"
+        )
+    restored = [jnp.asarray(new, old.dtype) for new, old in zip(tensors, leaves, strict=True)]
+    return eqx.combine(jax.tree.unflatten(structure, restored), static), step
