@@ -1,6 +1,6 @@
 """Collection: many real cars, driven headless by scripted or trained drivers, into a store of shards.
 
-A worker process a core takes shard after shard. A shard is one episode on each of `LANES` cars, so what it holds
+A worker process a core takes shard after shard. A shard is one episode on each of `cars` cars, so what it holds
 depends on its number and the plan alone: any worker, any machine and any later run would write the same driving.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -33,9 +33,6 @@ from training.store import (
 )
 from wm_env.preprocess import preprocess
 
-LANES = 16
-MAX_STEPS = 1000
-
 
 @dataclass(frozen=True)
 class CollectConfig:
@@ -49,7 +46,9 @@ class CollectConfig:
         default_factory=lambda: {"track": 256, "recovery": 160, "aggressive": 96, "failures": 32, "brownian": 96}
     )
     first_seed: int = 100_000
-    backend: str = "envpool"
+    cars: int = 16
+    max_steps: int = 1000
+    backend: Literal["gymnasium", "envpool"] = field(default_factory=lambda: default_backend())
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     world: str | None = None
     controller: str | None = None
@@ -60,7 +59,7 @@ class CollectConfig:
         spread = [
             ((index + 0.5) / shards, name)
             for name, episodes in self.episodes.items()
-            for shards in [-(-episodes // LANES)]
+            for shards in [-(-episodes // self.cars)]
             for index in range(shards)
         ]
         return [name for _, name in sorted(spread)]
@@ -101,21 +100,24 @@ def make_lanes(backend: str, seeds: Sequence[int]) -> Any:
         )
 
 
-def collect_episodes(env: Any, driver: Driver, name: str, seeds: Sequence[int], backend: str) -> list[Episode]:
-    """Drive one episode with each car of `env` and return them all."""
+def collect_episodes(
+    env: Any, driver: Driver, name: str, seeds: Sequence[int], config: CollectConfig
+) -> list[Episode]:
+    """Drive one episode with each car of `env`, at most `max_steps` long, and return them all."""
     lanes = len(seeds)
-    frames, _ = env.reset(seed=list(seeds)) if backend == "gymnasium" else env.reset()
-    images = np.empty((MAX_STEPS + 1, lanes, 64, 64, 3), np.uint8)
-    actions = np.empty((MAX_STEPS, lanes, 3), np.float32)
-    rewards = np.empty((MAX_STEPS, lanes), np.float32)
+    frames, _ = env.reset(seed=list(seeds)) if config.backend == "gymnasium" else env.reset()
+    images = np.empty((config.max_steps + 1, lanes, 64, 64, 3), np.uint8)
+    actions = np.empty((config.max_steps, lanes, 3), np.float32)
+    rewards = np.empty((config.max_steps, lanes), np.float32)
     ends = np.zeros((2, lanes), bool)
     lengths = np.zeros(lanes, np.int64)
     images[0] = preprocess(frames)
-    for step in range(MAX_STEPS):
+    for step in range(config.max_steps):
         actions[step] = driver.act(frames)
         frames, rewards[step], terminated, truncated, _ = env.step(actions[step])
         running = lengths == step
         images[step + 1, running] = preprocess(frames[running])
+        truncated = truncated | (step + 1 == config.max_steps)
         over = terminated | truncated
         ends[:, running & over] = np.stack([terminated, truncated])[:, running & over]
         lengths += running & ~over
@@ -152,10 +154,10 @@ def _cut_episode(
 
 def collect_shard(store: Path, index: int, name: str, config: CollectConfig) -> Shard:
     """Collect shard number `index` of the plan and write it."""
-    seeds = [config.first_seed + index * LANES + lane for lane in range(LANES)]
+    seeds = [config.first_seed + index * config.cars + lane for lane in range(config.cars)]
     env = make_lanes(config.backend, seeds)
     try:
-        episodes = collect_episodes(env, _driver(name, seeds[0], config), name, seeds, config.backend)
+        episodes = collect_episodes(env, _driver(name, seeds[0], config), name, seeds, config)
     finally:
         env.close()
     path = shard_path(store, index)
@@ -165,10 +167,10 @@ def collect_shard(store: Path, index: int, name: str, config: CollectConfig) -> 
 
 def _driver(name: str, seed: int, config: CollectConfig) -> Driver:
     if name != "policy":
-        return make_driver(name, LANES, seed)
+        return make_driver(name, config.cars, seed)
     from agents.policy_driver import PolicyDriver
 
-    return PolicyDriver(LANES, seed, world=config.world, controller=config.controller, noise=config.noise)
+    return PolicyDriver(config.cars, seed, world=config.world, controller=config.controller, noise=config.noise)
 
 
 def provenance(config: CollectConfig) -> dict[str, Any]:
@@ -200,7 +202,7 @@ def collect(store: Path, config: CollectConfig, *, on_shard: Callable[[Shard], N
         if shard_path(store, index).exists():
             done[index] = _same_plan(read_shard(shard_path(store, index)), name, config)
     missing = [index for index in range(len(plan)) if index not in done]
-    with progress_bar("collecting", total=len(plan) * LANES, done=len(done) * LANES, unit="episodes") as bar:
+    with progress_bar("collecting", total=len(plan) * config.cars, done=len(done) * config.cars, unit="episodes") as bar:
         pool = ProcessPoolExecutor(max(1, min(config.workers, len(missing))), mp_context=get_context("spawn"))
         try:
             waiting: dict[Future[Shard], int] = {
@@ -211,7 +213,7 @@ def collect(store: Path, config: CollectConfig, *, on_shard: Callable[[Shard], N
                     index = waiting.pop(future)
                     shard = done[index] = future.result()
                     returns = [row.ret for row in shard.episodes]
-                    bar.advance(LANES, frames=shard.frames, note=f"{plan[index]} {np.mean(returns):.0f}")
+                    bar.advance(config.cars, frames=shard.frames, note=f"{plan[index]} {np.mean(returns):.0f}")
                     if on_shard:
                         on_shard(shard)
         except BrokenProcessPool as error:
@@ -232,7 +234,7 @@ def collect(store: Path, config: CollectConfig, *, on_shard: Callable[[Shard], N
 def _same_plan(shard: Shard, name: str, config: CollectConfig) -> Shard:
     row = shard.episodes[0]
     index = int(shard.path.stem.split("-")[1])
-    expected = (name, config.first_seed + index * LANES)
+    expected = (name, config.first_seed + index * config.cars)
     if (row.driver, row.seed) != expected:
         raise StoreError(
             f"shard {shard.path} was driven by {row.driver!r} from seed {row.seed}, but this plan asks for {expected[0]!r} "

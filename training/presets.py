@@ -1,0 +1,73 @@
+"""Presets: how much of everything, as values. `--preset` names one; options change single numbers of it."""
+
+from dataclasses import dataclass, field, replace
+
+from agents.cma_es import CMAESConfig
+from agents.evolve import EvolveConfig
+from training.collect import CollectConfig
+from training.memory import MemoryConfig
+from training.vision import VisionConfig
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """Rounds of Sim2Real2Sim: drive the real car with noise, fit M on with what happened, evolve on.
+
+    Without action noise the driver's actions tell M the road, and the dream obeys the driver.
+    """
+
+    rounds: int = 2
+    episodes: int = 64
+    noise: float = 0.4
+    memory_steps: int = 400
+    generations: int = 30
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One size of the whole path."""
+
+    collect: CollectConfig = field(default_factory=CollectConfig)
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    evolve: EvolveConfig = field(default_factory=EvolveConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+
+# From nothing to a driving controller in about an hour and a half on two cores: the shipped world.
+LAPTOP = Preset()
+
+# The whole path in minutes, to see that it works: nothing that it makes can drive.
+SMOKE = Preset(
+    collect=CollectConfig(episodes={"track": 8, "brownian": 8}, cars=8, max_steps=120),
+    vision=VisionConfig(batch=32, steps=20),
+    memory=MemoryConfig(batch=4, length=40, burn_in=8, steps=10),
+    evolve=EvolveConfig(
+        generations=2,
+        search=CMAESConfig(population=8, dreams=2, steps=50),
+        validate_every=2,
+        validation_episodes=2,
+    ),
+    loop=LoopConfig(rounds=1, episodes=8, memory_steps=10, generations=2),
+)
+
+# The seed project's recipe where it can be said in these terms: its data, tau 1.25, one dream a candidate.
+SEED = replace(
+    LAPTOP,
+    collect=CollectConfig(episodes={"brownian": 2000, "recovery": 500, "aggressive": 500}),
+    vision=VisionConfig(beta=1.0, steps=700_000, learning_rate=1e-4),
+    memory=MemoryConfig(posterior_noise=0.0, steps=5_000, learning_rate=1e-3),
+    evolve=EvolveConfig(search=CMAESConfig(population=256, dreams=1, steps=1000), temperature=1.25),
+    loop=LoopConfig(rounds=1, episodes=500),
+)
+
+# Ha & Schmidhuber (2018), A.1 to A.4, evolved in the dream instead of the real environment.
+PAPER = replace(
+    LAPTOP,
+    collect=CollectConfig(episodes={"random": 10_000}),
+    vision=VisionConfig(beta=1.0, batch=100, steps=1_000_000, learning_rate=1e-4),
+    memory=MemoryConfig(posterior_noise=1.0, batch=100, length=1000, burn_in=0, steps=2_000, learning_rate=1e-3),
+    evolve=EvolveConfig(generations=1800, search=CMAESConfig(population=64, dreams=16, steps=1000)),
+)
+
+PRESETS = {"smoke": SMOKE, "laptop": LAPTOP, "seed": SEED, "paper": PAPER}
