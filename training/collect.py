@@ -20,18 +20,18 @@ import gymnasium as gym
 import numpy as np
 
 from agents.drivers import Driver, make_driver
-from training.progress import progress_bar
 from training.store import (
     Episode,
     Shard,
     StoreError,
     clean_unfinished,
     read_shard,
-    recover_track_tiles,
     shard_path,
     write_shard,
 )
 from wm_env.preprocess import preprocess
+from wm_env.progress import progress_bar
+from wm_env.reward import recover_track_tiles
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from training.progress import progress_bar
 from wm_env.checkpoint import save_checkpoint
+from wm_env.progress import progress_bar
 
 _State = TypeVar("_State")
 

@@ -19,9 +19,9 @@ from jaxtyping import Array
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from training.progress import progress_bar
 from training.store import EpisodeRow, Shard, StoreError, publish
 from wm_env.preprocess import mirror, mirror_action
+from wm_env.progress import progress_bar
 from wm_env.vae import VAE, Posterior
 
 _STEP_ARRAYS = ("actions", "tiles", "off_field")

@@ -30,6 +30,7 @@ from zarr.codecs import ZstdCodec
 from zarr.storage import ZipStore
 
 from wm_env.preprocess import IMAGE_SHAPE
+from wm_env.reward import is_off_field
 
 FORMAT_VERSION = 1
 CHUNK_FRAMES = 64  # 64 * 12,288 bytes: the unit that is read, decompressed and shuffled
@@ -56,7 +57,7 @@ class Episode:
     @property
     def off_field(self) -> np.ndarray:
         """bool [T]: CarRacing pays exactly -100 in the step in which the car leaves the field."""
-        return self.rewards <= -99.0
+        return is_off_field(self.rewards)
 
     @property
     def tiles(self) -> np.ndarray:
@@ -100,12 +101,6 @@ class Shard:
     def arrays(self) -> zarr.Group:
         """The shard's arrays, opened for reading."""
         return zarr.open_group(ZipStore(self.path, mode="r"), mode="r")
-
-
-def recover_track_tiles(rewards: np.ndarray) -> int:
-    """N from the rewards of one episode: the smallest payment for a tile is 1000/N. 0 when no tile was hit."""
-    paid = rewards[rewards > 0.5] + 0.1
-    return int(np.rint(1000.0 / paid.min())) if len(paid) else 0
 
 
 def shard_path(store: Path, index: int) -> Path:

@@ -5,7 +5,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 
 class Bar:
@@ -17,7 +24,7 @@ class Bar:
         self._start, self._frames = time.monotonic(), 0
 
     def advance(self, amount: int = 1, *, frames: int = 0, note: str = "") -> None:
-        """Move by `amount`; `frames` adds to a frames/s figure, `note` is a few words shown behind."""
+        """Move by `amount`; `frames` adds to a frames/s figure, `note` is a few words behind it."""
         self._frames += frames
         if self._frames:
             note = f"{self._frames / (time.monotonic() - self._start):,.0f} frames/s  {note}"
@@ -25,8 +32,13 @@ class Bar:
 
 
 @contextmanager
-def progress_bar(name: str, *, total: int, done: int = 0, unit: str = "steps") -> Iterator[Bar]:
-    """A progress bar on stderr for `total` units of which `done` are done already."""
+def progress_bar(
+    name: str, *, total: int, done: int = 0, unit: str = "steps", show: bool = True
+) -> Iterator[Bar]:
+    """A progress bar on stderr for `total` units of which `done` are done already.
+
+    `show=False` keeps silent, so that callers need no second path.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -36,5 +48,6 @@ def progress_bar(name: str, *, total: int, done: int = 0, unit: str = "steps") -
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=Console(stderr=True), refresh_per_second=4) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, refresh_per_second=4, disable=not show) as progress:
         yield Bar(progress, name, total, done)
