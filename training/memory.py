@@ -75,7 +75,7 @@ def memory_loss(
     mask = None
     if rate > 0.0:
         keep = jax.random.bernoulli(key_mask, 1.0 - rate, (config.mdn_rnn.hidden_size,))
-        mask = keep / (1.0 - rate)
+        mask = jnp.where(keep, 1.0 / (1.0 - rate), 0.0)
     carries = hidden_states(mdn_rnn, z[:-1], window.actions, mask=mask)
     predictions = jax.vmap(mdn_rnn.predict)(carries.h)
     next_z = -jnp.sum(jax.vmap(mdn.log_prob)(predictions.mixture, z[1:]), axis=1)

@@ -171,6 +171,8 @@ def read_shard(path: Path) -> Shard:
     """
     remedy = "delete the file and run the same collection again: it fills the gap."
     try:
+        with zipfile.ZipFile(path):  # refuses what is no archive before zarr opens it and stumbles in closing it
+            pass
         with ZipStore(path, mode="r") as zip_store:
             manifest = dict(zarr.open_group(zip_store, mode="r").attrs)
     except FileNotFoundError:

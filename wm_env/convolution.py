@@ -50,7 +50,7 @@ class Conv2x(eqx.Module):
         )
         kernel = self.kernel.reshape(half, 2, half, 2, channels, out).transpose(0, 2, 1, 3, 4, 5)
         features = patches.reshape(rows * columns, -1) @ kernel.reshape(-1, out).astype(x.dtype)
-        return features.reshape(rows, columns, out) + self.bias.astype(x.dtype)[None, None]
+        return (features + self.bias.astype(x.dtype)[None]).reshape(rows, columns, out)
 
 
 class ConvTranspose2x(eqx.Module):

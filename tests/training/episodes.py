@@ -1,0 +1,27 @@
+"""Made-up episodes, small and different from one another, for tests of the store and its streams."""
+
+import numpy as np
+
+from training.store import Episode
+
+
+def made_up_episode(seed: int, *, steps: int = 30, driver: str = "track", end: str = "time") -> Episode:
+    """An episode whose images carry their own number: pixel (0, 0) is (seed, step, 0)."""
+    random = np.random.default_rng(seed)
+    images = random.integers(0, 256, (steps + 1, 64, 64, 3), dtype=np.uint8)
+    images[:, 0, 0, 0], images[:, 0, 0, 1], images[:, 0, 0, 2] = seed, np.arange(steps + 1), 0
+    rewards = np.full(steps, -0.1, np.float32)
+    rewards[::3] += 1000.0 / 280
+    last = np.arange(steps) == steps - 1
+    if end == "off_field":
+        rewards[-1] = -100.0
+    return Episode(
+        images=images,
+        actions=random.uniform(-1, 1, (steps, 3)).astype(np.float32),
+        rewards=rewards,
+        terminated=last & (end != "time"),
+        truncated=last & (end == "time"),
+        track_tiles=280,
+        driver=driver,
+        seed=seed,
+    )

@@ -1,0 +1,57 @@
+"""Collection writes what was driven, goes on where it stopped, and refuses to mix plans."""
+
+import numpy as np
+import pytest
+
+from training.collect import CollectConfig, collect, make_lanes
+from training.store import StoreError, verify_shard
+from wm_env.preprocess import preprocess
+
+SMALL = CollectConfig(episodes={"track": 2, "brownian": 2}, cars=2, max_steps=12, backend="gymnasium", workers=1)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("collected")
+    collect(folder, SMALL)
+    return folder
+
+
+def test_collection_fills_the_plan_with_every_driver(store):
+    shards = collect(store, SMALL)
+    assert [shard.episodes[0].driver for shard in shards] == SMALL.plan()
+    assert all(row.length == 12 and row.track_tiles > 200 for shard in shards for row in shard.episodes)
+    for shard in shards:
+        verify_shard(shard)
+
+
+def test_finished_shards_are_never_rewritten(store):
+    before = {path.name: path.stat().st_mtime_ns for path in store.glob("shard-*")}
+    collect(store, SMALL)
+    assert {path.name: path.stat().st_mtime_ns for path in store.glob("shard-*")} == before
+
+
+def test_stored_images_and_rewards_are_those_of_the_simulator(store):
+    shard = collect(store, SMALL)[0]
+    env = make_lanes("gymnasium", [row.seed for row in shard.episodes])
+    frames, _ = env.reset(seed=[row.seed for row in shard.episodes])
+    group = shard.arrays()
+    for step in range(12):
+        for lane, (_, images, steps) in enumerate(shard.bounds()):
+            np.testing.assert_array_equal(group["images"][images][step], preprocess(frames[lane]))
+        actions = np.stack([group["actions"][steps][step] for _, _, steps in shard.bounds()])
+        frames, rewards, *_ = env.step(actions)
+        stored = [group["rewards"][steps][step] for _, _, steps in shard.bounds()]
+        np.testing.assert_allclose(rewards, stored, atol=1e-4)
+    env.close()
+
+
+def test_another_plan_in_the_same_folder_is_refused(store):
+    other = CollectConfig(episodes={"random": 4}, cars=2, max_steps=12, backend="gymnasium", workers=1)
+    with pytest.raises(StoreError, match="use another --out"):
+        collect(store, other)
+
+
+def test_an_unknown_backend_is_named():
+    with pytest.raises(ValueError, match="unknown backend 'carla'"):
+        make_lanes("carla", [0])

@@ -1,0 +1,50 @@
+"""The matmul-lowered layers are the convolutions that they claim to be."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from wm_env.convolution import Conv2x, ConvTranspose2x
+
+_NHWC = ("NHWC", "HWIO", "NHWC")
+
+
+def _plain_conv(layer: Conv2x, x: jax.Array) -> jax.Array:
+    return jax.lax.conv_general_dilated(x[None], layer.kernel, (2, 2), "VALID", dimension_numbers=_NHWC)[0]
+
+
+def _plain_transpose(layer: ConvTranspose2x, x: jax.Array) -> jax.Array:
+    flipped = layer.kernel[::-1, ::-1]  # lax paints with the kernel turned around
+    return jax.lax.conv_transpose(x[None], flipped, (2, 2), "VALID", dimension_numbers=_NHWC)[0]
+
+
+def _cases() -> list:
+    cases = []
+    key = jax.random.key(0)
+    for size in (2, 4, 6):
+        cases.append(pytest.param(Conv2x(3, 5, size, key=key), _plain_conv, id=f"conv{size}"))
+    for size in (4, 5, 6):
+        layer = ConvTranspose2x(3, 5, size, key=key)
+        cases.append(pytest.param(layer, _plain_transpose, id=f"transpose{size}"))
+    return cases
+
+
+@pytest.mark.parametrize(("layer", "plain"), _cases())
+@pytest.mark.parametrize("height, width", [(8, 8), (9, 7), (31, 14)])
+def test_values_and_gradients_equal_those_of_lax(layer, plain, height, width):
+    x = jax.random.normal(jax.random.key(1), (height, width, 3))
+    reference = plain(layer, x) + layer.bias[None, None]
+    np.testing.assert_allclose(layer(x), reference, atol=1e-5)
+
+    weight = jax.random.normal(jax.random.key(2), reference.shape)
+    ours = eqx.filter_grad(lambda lx: jnp.sum(weight * lx[0](lx[1])))((layer, x))
+    theirs = eqx.filter_grad(lambda lx: jnp.sum(weight * (plain(*lx) + lx[0].bias[None, None])))((layer, x))
+    for mine, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(mine, other, atol=2e-4, rtol=1e-4)
+
+
+def test_an_odd_kernel_is_refused_by_the_strided_convolution():
+    with pytest.raises(ValueError, match="kernel size 5"):
+        Conv2x(3, 5, 5, key=jax.random.key(0))
