@@ -5,21 +5,17 @@ import os
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
 
+import equinox as eqx
 import jax
 import pytest
 from jaxtyping import install_import_hook
 
 # Before any module of ours is imported: every annotated shape is checked while the tests run.
-install_import_hook("wm_env", "beartype.beartype")
+# The tower: where a float is asked for an int will do (PEP 484).
+install_import_hook("wm_env", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-
-
-def pytest_configure(config):
-    """Warnings that our own modules raise are errors."""
-    for package in ("wm_env", "registrations", "agents", "training"):
-        config.addinivalue_line("filterwarnings", rf"error:::{package}(\..*)?")
 
 
 def _random_world(seed=0, *, mdn_rnn=None, first=6, middle=10):
@@ -52,6 +48,21 @@ def _random_world(seed=0, *, mdn_rnn=None, first=6, middle=10):
 def random_world():
     """Makes untrained worlds: `random_world(seed, mdn_rnn={...}, first=6, middle=10)`."""
     return _random_world
+
+
+def _with_outcomes(world, *, log_tiles=-30.0, off_field=-30.0):
+    """The world with a fixed rate of tiles and logit of a fall, whatever the car does."""
+    m = world.mdn_rnn
+    weight = m.head_weight.at[:, -2:].set(0.0)
+    bias = m.head_bias.at[-2].set(log_tiles).at[-1].set(off_field)
+    where = lambda w: (w.mdn_rnn.head_weight, w.mdn_rnn.head_bias)  # noqa: E731
+    return eqx.tree_at(where, world, (weight, bias))
+
+
+@pytest.fixture(scope="session")
+def with_outcomes():
+    """Fixes what a world pays: `with_outcomes(world, log_tiles=..., off_field=...)`."""
+    return _with_outcomes
 
 
 @pytest.fixture(scope="session")

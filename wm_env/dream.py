@@ -4,6 +4,7 @@ Rewards, returns and endings mean what they mean in CarRacing-v3 of Gymnasium: +
 the track's N tiles, -0.1 a frame, -100 instead of the reward when the car leaves the field.
 """
 
+import copy
 import functools
 from typing import Any
 
@@ -14,6 +15,7 @@ from flax import struct
 from gymnax.environments import environment, spaces
 
 from wm_env.mdn_rnn import Carry
+from wm_env.reward import FRAME_REWARD, OFF_FIELD_REWARD, TRACK_REWARD, TYPICAL_TRACK_TILES
 from wm_env.weights import load_world
 from wm_env.world_model import Z_LIMIT, WorldModel
 
@@ -33,10 +35,6 @@ DISCRETE_ACTIONS = np.array(
     ],
     np.float32,
 )
-
-TRACK_REWARD = 1000.0  # of all tiles together
-FRAME_REWARD = -0.1
-OFF_FIELD_REWARD = -100.0
 
 
 # The fields of both dataclasses are Any: instances also hold batches, tracers and axis numbers.
@@ -59,7 +57,7 @@ class DreamParams(environment.EnvParams):
     world_model: WorldModel
     temperature: Any = 1.0  # of the mixture; above 1 the dream is wilder than the data
     dropout: Any = 0.0  # rate in [0, 1) of M's recurrent state, one mask an episode
-    track_tiles: Any = 281.0  # N; CarRacing-v3's tracks have about 250 to 330
+    track_tiles: Any = float(TYPICAL_TRACK_TILES)  # N
     lap_complete_percent: Any = 1.0  # CarRacing-v3 asks for every tile, whatever it is told
     max_steps_in_episode: Any = 1000
     start_middle: Any = 0.0  # share of episodes that begin mid-track instead of at a first frame
@@ -102,6 +100,25 @@ class DreamCarRacing(environment.Environment[DreamState, DreamParams]):
             WeightsError: the shipped weights are not there.
         """
         return DreamParams(world_model=_shipped_world())
+
+    @functools.partial(jax.jit, static_argnames=("self",))
+    def step(
+        self, key: jax.Array, state: DreamState, action: Any, params: DreamParams | None = None
+    ) -> tuple[Any, DreamState, jax.Array, jax.Array, jax.Array, dict[str, Any]]:
+        """gymnax's step: `step_env`, then auto-reset; the frame before it is in the info.
+
+        Pixels are decoded after auto-reset has chosen the state, because gymnax would decode both;
+        a caller who ignores `final_observation` pays for one image a step.
+        """
+        if self.observation != "pixels":
+            return super().step(key, state, action, params)
+        params = self.default_params if params is None else params
+        latent = copy.copy(self)
+        latent.observation = "latent"
+        z, state, reward, terminated, truncated, info = latent.step(key, state, action, params)
+        decode = params.world_model.decode
+        info = {**info, "final_observation": decode(info["final_observation"])}
+        return decode(z), state, reward, terminated, truncated, info
 
     def step_env(
         self, key: jax.Array, state: DreamState, action: Any, params: DreamParams

@@ -1,6 +1,5 @@
 """Rollouts: one scanned episode equals stepping it, ends where it should, and differentiates."""
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,18 +22,8 @@ def env():
     return DreamCarRacing()
 
 
-def with_biases(world, *, log_tiles=-30.0, off_field=-30.0):
-    """The world with fixed tile rate and fall probability, whatever happens."""
-    m = world.mdn_rnn
-    weight = m.head_weight.at[:, -2:].set(0.0)
-    bias = m.head_bias.at[-2].set(log_tiles).at[-1].set(off_field)
-    return eqx.tree_at(
-        lambda w: (w.mdn_rnn.head_weight, w.mdn_rnn.head_bias), world, (weight, bias)
-    )
-
-
-def test_a_rollout_equals_stepping_the_environment(env, world):
-    params = DreamParams(world_model=with_biases(world, log_tiles=0.0))
+def test_a_rollout_equals_stepping_the_environment(env, world, with_outcomes):
+    params = DreamParams(world_model=with_outcomes(world, log_tiles=0.0))
     key = jax.random.key(3)
     action = jnp.array([0.2, 0.4, 0.0])
     result = rollout(env, params, steady, action, key, steps=20, record=True)
@@ -50,8 +39,8 @@ def test_a_rollout_equals_stepping_the_environment(env, world):
     assert result.tiles == pytest.approx(20.0) and result.length == 20
 
 
-def test_the_time_limit_ends_an_episode_without_lap_or_fall(env, world):
-    params = DreamParams(world_model=with_biases(world), max_steps_in_episode=7)
+def test_the_time_limit_ends_an_episode_without_lap_or_fall(env, world, with_outcomes):
+    params = DreamParams(world_model=with_outcomes(world), max_steps_in_episode=7)
     result = rollout(env, params, steady, jnp.zeros(3), jax.random.key(0), steps=20, record=True)
     assert result.length == 7 and not result.lap_finished and not result.off_field
     assert result.ret == pytest.approx(-0.7, abs=1e-4)
@@ -59,15 +48,15 @@ def test_the_time_limit_ends_an_episode_without_lap_or_fall(env, world):
     np.testing.assert_array_equal(result.trajectory.reward[7:], 0.0)
 
 
-def test_a_lap_ends_an_episode_with_all_its_tiles(env, world):
-    params = DreamParams(world_model=with_biases(world, log_tiles=np.log(0.41)), track_tiles=10.0)
+def test_a_lap_ends_an_episode_with_all_its_tiles(env, world, with_outcomes):
+    params = DreamParams(world_model=with_outcomes(world, log_tiles=np.log(0.41)), track_tiles=10.0)
     result = rollout(env, params, steady, jnp.zeros(3), jax.random.key(0), steps=50)
     assert result.lap_finished and result.length == 25
     assert result.ret == pytest.approx(1000.0 - 2.5, abs=0.1)
 
 
-def test_a_fall_costs_a_hundred_and_ends_the_episode(env, world):
-    params = DreamParams(world_model=with_biases(world, off_field=30.0, log_tiles=3.0))
+def test_a_fall_costs_a_hundred_and_ends_the_episode(env, world, with_outcomes):
+    params = DreamParams(world_model=with_outcomes(world, off_field=30.0, log_tiles=3.0))
     result = rollout(env, params, steady, jnp.zeros(3), jax.random.key(0), steps=50)
     assert result.off_field and not result.lap_finished
     assert result.length == 1 and result.ret == -100.0

@@ -1,0 +1,92 @@
+"""Programs are compiled once: weights and numbers are arguments, never constants or cache keys."""
+
+import contextlib
+import logging
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from wm_env import gym_env, gym_vector
+from wm_env.dream import DreamParams
+from wm_env.gym_env import DreamCarRacingEnv
+from wm_env.gym_vector import DreamCarRacingVectorEnv
+
+
+@contextlib.contextmanager
+def compilations():
+    """Collects the names of the programs that XLA compiles meanwhile."""
+    compiled = []
+
+    class Collector(logging.Handler):
+        def emit(self, record):
+            found = re.match(r"Finished XLA compilation of (\S+)", record.getMessage())
+            if found:
+                compiled.append(found[1])
+
+    logger, collector = logging.getLogger("jax"), Collector(logging.DEBUG)
+    propagates, logger.propagate = logger.propagate, False
+    logger.addHandler(collector)
+    try:
+        with jax.log_compiles(True):
+            yield compiled
+    finally:
+        logger.removeHandler(collector)
+        logger.propagate = propagates
+
+
+@pytest.mark.parametrize("vector", [False, True])
+def test_other_worlds_and_numbers_compile_nothing(world, random_world, vector):
+    def make(**arguments):
+        return DreamCarRacingVectorEnv(2, **arguments) if vector else DreamCarRacingEnv(**arguments)
+
+    def drive(env):
+        env.reset(seed=0)
+        for _ in range(3):
+            env.step(np.zeros(env.action_space.shape, np.float32))
+
+    with compilations() as first:
+        drive(make(world_model=world))
+    assert any("step" in name for name in first)
+    other = random_world(9)
+    with compilations() as later:
+        env = make(world_model=other, temperature=1.3, dropout=0.1, start="mixed", track_tiles=300)
+        drive(env)
+        env.params = DreamParams(world_model=world, temperature=2.0, max_steps_in_episode=50)
+        drive(env)
+        env.params = env.params.replace(dropout=0.05)
+        drive(env)
+    assert later == []
+
+
+@pytest.mark.parametrize("observation", ["features", "pixels"])
+def test_no_weights_are_constants_of_the_programs(world, observation):
+    single = DreamCarRacingEnv(world_model=world, observation=observation)
+    single.reset(seed=0)
+    batch = DreamCarRacingVectorEnv(2, world_model=world, observation=observation)
+    batch.reset(seed=0)
+    action = np.zeros(3, np.float32)
+    lowered = [
+        gym_env._step.lower(single.core, single.params, single._key, single._state, action),
+        gym_vector._step.lower(
+            batch.core, batch._dream, batch.params, batch._keys, batch._state, np.zeros((2, 3))
+        ),
+    ]
+    for program in lowered:
+        for constant in large_constants(program.as_text()):
+            pytest.fail(f"a constant of {constant} numbers; weights belong into the arguments")
+
+
+def large_constants(text, limit=1000):
+    """Sizes of constants that hold more than one repeated number."""
+    for value, shape in re.findall(r"stablehlo.constant dense(\S*)\s*: tensor<([\dx]*)", text):
+        size = int(np.prod([int(n) for n in shape.split("x") if n]))
+        if size > limit and value[:2] in ("<[", '<"', "_r"):
+            yield size
+
+
+def test_the_search_for_constants_would_find_one(world):
+    program = jax.jit(lambda h: world.mdn_rnn.predict(h).log_tiles)
+    text = program.lower(np.zeros(256, np.float32)).as_text()
+    assert list(large_constants(text))

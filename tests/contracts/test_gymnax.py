@@ -1,0 +1,150 @@
+"""What a user of gymnax relies on: registration, six values, auto-reset, any transformation."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import gymnax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import wm_env
+from wm_env import dream, weights
+from wm_env.dream import DreamCarRacing, DreamParams
+from wm_env.weights import WeightsError
+
+ROOT = Path(weights.__file__).parents[1]
+
+
+@pytest.fixture
+def assets(tmp_path, monkeypatch):
+    """An empty folder of shipped weights."""
+    monkeypatch.setattr(weights, "ASSETS", tmp_path)
+    dream._shipped_world.cache_clear()
+    yield tmp_path
+    dream._shipped_world.cache_clear()
+
+
+def run(script):
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("order", ["import gymnax, wm_env", "import wm_env, gymnax"])
+def test_the_id_is_registered_in_either_order_of_imports(order):
+    script = f"{order}\nprint(gymnax.registered_envs.count('DreamCarRacing-v0'))"
+    assert run(script).split() == ["1"]
+
+
+def test_registering_again_changes_nothing():
+    import registrations
+
+    before = list(gymnax.registered_envs)
+    registrations.register_gymnax()
+    registrations.register_gymnasium()
+    assert gymnax.registered_envs == before
+
+
+def test_make_gives_the_shipped_world_loaded_once(world, assets):
+    wm_env.save_world(world, assets / "carracing.safetensors", dtype="float32")
+    env, params = gymnax.make("DreamCarRacing-v0", observation="latent")
+    assert isinstance(env, DreamCarRacing) and env.observation == "latent"
+    np.testing.assert_array_equal(params.world_model.starts.z, world.starts.z)
+    assert gymnax.make("DreamCarRacing-v0")[1].world_model is params.world_model
+
+
+def test_make_without_shipped_weights_says_so(assets):
+    with pytest.raises(WeightsError, match="no weights at 'carracing'"):
+        gymnax.make("DreamCarRacing-v0")
+
+
+def test_default_params_may_be_left_out_under_jit(world, assets):
+    wm_env.save_world(world, assets / "carracing.safetensors", dtype="float32")
+    obs, state = DreamCarRacing().reset(jax.random.key(0))
+    DreamCarRacing().step(jax.random.key(0), state, jnp.zeros(3))
+    assert isinstance(DreamCarRacing().default_params.world_model.starts.z, jax.Array)
+    assert not isinstance(dream._shipped_world().starts.z, jax.core.Tracer)
+
+
+def test_step_gives_gymnaxs_six_values_and_resets_by_itself(world, with_outcomes):
+    env = DreamCarRacing()
+    params = DreamParams(world_model=with_outcomes(world), max_steps_in_episode=2)
+    _, state = env.reset(jax.random.key(0), params)
+    action = jnp.zeros(3)
+    _, state, *_ = env.step(jax.random.key(1), state, action, params)
+    obs, after, reward, terminated, truncated, info = env.step(
+        jax.random.key(2), state, action, params
+    )
+    assert truncated and not terminated and info["truncated"] and not info["terminated"]
+    assert after.time == 0 and after.tiles == 0
+    key_step, key_reset = jax.random.split(jax.random.key(2))
+    np.testing.assert_allclose(obs, env.reset_env(key_reset, params)[0], atol=1e-6)
+    final = env.step_env(key_step, state, action, params)[0]
+    np.testing.assert_allclose(info["final_observation"], final, atol=1e-5)
+
+
+def test_pixels_after_auto_reset_are_those_of_the_chosen_state(world, with_outcomes):
+    env = DreamCarRacing("pixels")
+    params = DreamParams(world_model=with_outcomes(world), max_steps_in_episode=1)
+    _, state = env.reset(jax.random.key(0), params)
+    obs, after, *_, info = env.step(jax.random.key(1), state, jnp.zeros(3), params)
+    np.testing.assert_allclose(obs.astype(int), np.asarray(world.decode(after.z), int), atol=1)
+    key_step, _ = jax.random.split(jax.random.key(1))
+    final = env.step_env(key_step, state, jnp.zeros(3), params)[0]
+    np.testing.assert_allclose(
+        info["final_observation"].astype(int), np.asarray(final, int), atol=1
+    )
+
+
+def test_vmap_scan_and_jit_compose(world):
+    env, params = DreamCarRacing(), DreamParams(world_model=world)
+
+    @jax.jit
+    def play(params, keys):
+        _, state = jax.vmap(env.reset, in_axes=(0, None))(keys, params)
+
+        def body(state, keys):
+            actions = jax.vmap(env.action_space(params).sample)(keys)
+            step = jax.vmap(env.step, in_axes=(0, 0, 0, None))
+            _, state, reward, *_ = step(keys, state, actions, params)
+            return state, reward
+
+        return jax.lax.scan(body, state, jax.vmap(lambda k: jax.random.split(k, 5))(keys).T)[1]
+
+    rewards = play(params, jax.random.split(jax.random.key(0), 4))
+    assert rewards.shape == (5, 4) and np.all(np.isfinite(rewards))
+
+
+def test_transition_gradients_are_supported():
+    env = DreamCarRacing()
+    assert env.supports_transition_gradients and not env.transition_gradients_enabled
+    assert env.with_transition_gradients().transition_gradients_enabled
+
+
+def test_batches_shard_over_devices():
+    script = """
+import os
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+import importlib.util, jax, numpy as np
+spec = importlib.util.spec_from_file_location("fixtures", "tests/conftest.py")
+fixtures = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(fixtures)
+from wm_env.dream import DreamCarRacing, DreamParams
+env = DreamCarRacing()
+params = DreamParams(world_model=fixtures._random_world())
+mesh = jax.sharding.Mesh(np.array(jax.devices()), ("lanes",))
+split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("lanes"))
+keys = jax.random.split(jax.random.key(0), 4)
+actions = jax.numpy.zeros((4, 3))
+step = jax.jit(jax.vmap(env.step, in_axes=(0, 0, 0, None)))
+_, state = jax.jit(jax.vmap(env.reset, in_axes=(0, None)))(keys, params)
+alone = step(keys, state, actions, params)
+shared = step(*jax.device_put((keys, state, actions), split), params)
+np.testing.assert_allclose(alone[0], shared[0], atol=1e-4)
+assert len(shared[0].sharding.device_set) == 2
+print("sharded")
+"""
+    assert run(script).split() == ["sharded"]

@@ -1,0 +1,32 @@
+"""What the README shows runs as it stands, and the commands that it names exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from wm_env import weights
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+if "carracing" not in weights.shipped_names():
+    pytest.skip("no world is shipped with this copy", allow_module_level=True)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=[f"block{index}" for index in range(len(BLOCKS))])
+def test_every_python_block_runs(block):
+    # dtype and rank promotion are strict in our own tests; a reader's interpreter is not.
+    exec(compile(block, "README.md", "exec"), {})
+
+
+def test_the_readme_shows_the_five_ways_in():
+    assert len(BLOCKS) == 5
+    for way in ("gym.make(", "gym.make_vec(", "gymnax.make(", "jax.vmap(env.step", "make_real("):
+        assert way in README
+
+
+def test_pictures_and_pages_that_it_links_are_there():
+    links = re.findall(r"\]\(((?!https?://)[^)#]+)\)", README)
+    missing = [link for link in links if not (Path(__file__).parents[2] / link).exists()]
+    assert not missing

@@ -1,0 +1,169 @@
+"""Arguments, actions and reset options of the Gymnasium adapters, checked on the host."""
+
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnasium.error import InvalidAction
+
+from wm_env.dream import DISCRETE_ACTIONS, DreamCarRacing, DreamParams
+from wm_env.mdn_rnn import Carry
+from wm_env.preprocess import FRAME_SHAPE, IMAGE_SHAPE, preprocess
+from wm_env.weights import load_world
+from wm_env.world_model import WorldModel
+
+STARTS = {"first": 0.0, "middle": 1.0, "mixed": 0.5}
+
+_NO_TIME_LIMIT = int(np.iinfo(np.int32).max)
+_OPTION_SETS = ({"frame"}, {"frames", "actions"}, {"z"})
+
+
+def dream_params(
+    *,
+    world_model: WorldModel | str | os.PathLike,
+    temperature: float,
+    dropout: float,
+    track_tiles: float,
+    lap_complete_percent: float,
+    start: str | float,
+    max_episode_steps: int | None,
+) -> DreamParams:
+    """DreamParams from an environment's arguments; every number becomes an array.
+
+    Raises:
+        ValueError: a number outside its range, or an unknown start.
+        WeightsError: the world cannot be loaded.
+    """
+    if isinstance(start, str) and start not in STARTS:
+        raise ValueError(
+            f"start is {start!r}; expected one of {', '.join(STARTS)}, or the share of episodes "
+            "that begin mid-track, between 0 and 1."
+        )
+    share = STARTS[start] if isinstance(start, str) else float(start)
+    for name, value, low, high in (
+        ("temperature", temperature, 0.0, math.inf),
+        ("dropout", dropout, 0.0, 0.999),
+        ("track_tiles", track_tiles, 1.0, math.inf),
+        ("lap_complete_percent", lap_complete_percent, 1e-6, math.inf),
+        ("start", share, 0.0, 1.0),
+        ("max_episode_steps", 1 if max_episode_steps is None else max_episode_steps, 1, math.inf),
+    ):
+        if not low <= value <= high or math.isinf(value):
+            raise ValueError(f"{name} is {value}; expected a number from {low} to {high}.")
+    if not isinstance(world_model, WorldModel):
+        world_model = load_world(world_model)
+    return canonical(
+        DreamParams(
+            world_model=world_model,
+            temperature=temperature,
+            dropout=dropout,
+            track_tiles=track_tiles,
+            lap_complete_percent=lap_complete_percent,
+            start_middle=share,
+            max_steps_in_episode=max_episode_steps or _NO_TIME_LIMIT,
+        )
+    )
+
+
+def canonical(params: DreamParams) -> DreamParams:
+    """The same parameters with arrays for numbers, so that no change of a value compiles anew."""
+    limit = jnp.asarray(params.max_steps_in_episode, jnp.int32)
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
+    return params.replace(max_steps_in_episode=limit)
+
+
+def checked_action(env: DreamCarRacing, action: Any, lanes: tuple[int, ...] = ()) -> np.ndarray:
+    """The action(s), float32 [*lanes, 3] or int32 [*lanes].
+
+    Raises:
+        InvalidAction: another shape, a number that is not finite, or no such discrete action.
+    """
+    array = np.asarray(action)
+    shape = (*lanes, 3) if env.continuous else lanes
+    meaning = "steer, gas, brake" if env.continuous else f"0 to {len(DISCRETE_ACTIONS) - 1}"
+    kinds = "fiu" if env.continuous else "iu"
+    if array.shape != shape or array.dtype.kind not in kinds:
+        raise InvalidAction(
+            f"the action has shape {array.shape} and dtype {array.dtype}; expected {shape} of "
+            f"{'floats' if env.continuous else 'integers'} ({meaning}). "
+            "env.action_space.sample() shows one."
+        )
+    if not env.continuous:
+        if np.any((array < 0) | (array >= len(DISCRETE_ACTIONS))):
+            raise InvalidAction(f"the action is {action}; expected {meaning}.")
+        return array.astype(np.int32)
+    if not np.all(np.isfinite(array)):
+        raise InvalidAction(
+            f"the action is {action}; expected finite numbers ({meaning}). "
+            "A policy that answers NaN has usually diverged."
+        )
+    return array.astype(np.float32)
+
+
+def start_from_options(
+    world: WorldModel, options: Mapping[str, Any] | None
+) -> tuple[jax.Array, Carry] | None:
+    """Latent and carry that reset options ask for, or None for a usual start.
+
+    `frame` is one real frame; `frames` [n] with `actions` [n - 1, 3] burn the carry in (action i
+    was taken at frame i); `z` is a latent. Frames are CarRacing's uint8 [96, 96, 3] or V's
+    [64, 64, 3].
+
+    Raises:
+        ValueError: unknown options, or wrong shapes or types.
+    """
+    if not options:
+        return None
+    if set(options) not in _OPTION_SETS:
+        raise ValueError(
+            f"reset options are {sorted(options)}; expected 'frame', or 'frames' with 'actions', "
+            "or 'z', or none."
+        )
+    initial = world.mdn_rnn.initial_carry()
+    if "z" in options:
+        z = np.asarray(options["z"], np.float32)
+        if z.shape != (world.latent_size,) or not np.all(np.isfinite(z)):
+            raise ValueError(
+                f"options['z'] has shape {z.shape}; expected ({world.latent_size},), finite. "
+                "Encode a frame with world_model.encode, or pass it as 'frame'."
+            )
+        return jnp.asarray(z), initial
+    if "frame" in options:
+        return _encode(world, _images(options["frame"], "frame")[None])[0], initial
+    images = _images(options["frames"], "frames")
+    actions = np.asarray(options["actions"], np.float32)
+    if actions.shape != (len(images) - 1, 3) or not np.all(np.isfinite(actions)):
+        raise ValueError(
+            f"options['actions'] has shape {actions.shape}; expected ({len(images) - 1}, 3), "
+            f"finite: one continuous action between each two of the {len(images)} frames."
+        )
+    z = _encode(world, images)
+    return z[-1], _burn_in(world, z, actions)
+
+
+def _images(frames: Any, name: str) -> np.ndarray:
+    frames = np.asarray(frames)
+    many = name == "frames"
+    fits = frames.shape[-3:] in (FRAME_SHAPE, IMAGE_SHAPE) and frames.ndim == 3 + many
+    if not fits or frames.dtype != np.uint8 or 0 in frames.shape:
+        raise ValueError(
+            f"options[{name!r}] has shape {frames.shape} and dtype {frames.dtype}; expected uint8 "
+            f"{'[n, ' if many else '['}96, 96, 3] as CarRacing-v3 gives them, or the same in 64x64 "
+            "from wm_env.preprocess."
+        )
+    return preprocess(frames) if frames.shape[-3:] == FRAME_SHAPE else frames
+
+
+@eqx.filter_jit
+def _encode(world: WorldModel, images: Any) -> jax.Array:
+    return jax.vmap(world.encode)(images)
+
+
+@eqx.filter_jit
+def _burn_in(world: WorldModel, z: jax.Array, actions: Any) -> Carry:
+    return world.burn_in(z, actions)
