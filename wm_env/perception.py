@@ -1,0 +1,121 @@
+"""What an agent of the dream perceives of real frames: V's latent, and what M remembers."""
+
+import os
+from typing import Any
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnasium.error import ResetNeeded
+from gymnax.environments.spaces import gymnax_space_to_gym_space
+
+from wm_env.dream import ACTION_HIGH, ACTION_LOW, DISCRETE_ACTIONS, DreamCarRacing, DreamParams
+from wm_env.gym_arguments import checked_action
+from wm_env.mdn_rnn import Carry
+from wm_env.weights import load_world
+from wm_env.world_model import WorldModel
+
+
+class Perception:
+    """V's latent and M's carry beside the real frames of one car, or of `lanes` of them."""
+
+    def __init__(
+        self,
+        world_model: WorldModel | str | os.PathLike | None,
+        observation: str,
+        continuous: bool,
+        lanes: tuple[int, ...] = (),
+    ):
+        self._core = DreamCarRacing(observation, continuous)
+        self.world: WorldModel | None = None
+        if observation != "pixels":
+            world = "carracing" if world_model is None else world_model
+            self.world = world if isinstance(world, WorldModel) else load_world(world)
+        self._lanes = lanes
+        self._begun = False
+        self._z: jax.Array | None = None
+        self._carry: Carry | None = None
+
+    @property
+    def continuous(self) -> bool:
+        """Whether actions are steer, gas and brake rather than one of five."""
+        return self._core.continuous
+
+    def spaces(self) -> tuple[gymnasium.Space, gymnasium.Space]:
+        """The dream's observation and action spaces."""
+        params = None if self.world is None else DreamParams(world_model=self.world)
+        seen = gymnax_space_to_gym_space(self._core.observation_space(params))
+        return seen, gymnax_space_to_gym_space(self._core.action_space(params))
+
+    def understood(self, action: Any) -> tuple[np.ndarray, np.ndarray]:
+        """The checked action, and the steer, gas and brake that it stands for, float32 [..., 3].
+
+        Raises:
+            ResetNeeded: before `begin`.
+            InvalidAction: wrong shape, not finite, or no such discrete action.
+        """
+        if not self._begun:
+            raise ResetNeeded("step was called before reset; call reset() first.")
+        action = checked_action(self._core, action, self._lanes)
+        if self._core.continuous:
+            action = np.clip(action, ACTION_LOW, ACTION_HIGH)
+            return action, action
+        return action, DISCRETE_ACTIONS[action]
+
+    def begin(self, images: np.ndarray) -> np.ndarray:
+        """What the agent sees of first frames."""
+        self._begun = True
+        if self._core.observation == "features":
+            self._z, self._carry, seen = _begin(self.world, images)
+            return np.array(seen)
+        return self._see(images)
+
+    def advance(
+        self, controls: np.ndarray, images: np.ndarray, begun: np.ndarray | None = None
+    ) -> np.ndarray:
+        """What the agent sees after acting; lanes of the mask `begun` show a first frame."""
+        if self._core.observation == "features":
+            self._z, self._carry, seen = _advance(
+                self.world, self._z, self._carry, controls, images, begun
+            )
+            return np.array(seen)
+        return self._see(images)
+
+    def _see(self, images: np.ndarray) -> np.ndarray:
+        if self._core.observation == "pixels":
+            return images.copy()
+        return np.array(_encode(self.world, images))
+
+
+@jax.jit
+def _encode(world: WorldModel, images: jax.Array) -> jax.Array:
+    return _vmap_lanes(world.encode, images)(images)
+
+
+@jax.jit
+def _begin(world: WorldModel, images: jax.Array) -> tuple[jax.Array, Carry, jax.Array]:
+    z = _vmap_lanes(world.encode, images)(images)
+    zeros = jnp.zeros((*z.shape[:-1], world.hidden_size))
+    return z, Carry(h=zeros, c=zeros), jnp.concatenate([z, zeros], axis=-1)
+
+
+@jax.jit
+def _advance(
+    world: WorldModel,
+    z: jax.Array,
+    carry: Carry,
+    controls: jax.Array,
+    images: jax.Array,
+    begun: jax.Array | None,
+) -> tuple[jax.Array, Carry, jax.Array]:
+    carry = _vmap_lanes(world.mdn_rnn.advance_carry, images)(z, controls, carry)
+    if begun is not None:
+        carry = jax.tree.map(lambda leaf: jnp.where(begun[:, None], 0.0, leaf), carry)
+    z = _vmap_lanes(world.encode, images)(images)
+    return z, carry, _vmap_lanes(world.features, images)(z, carry.h)
+
+
+def _vmap_lanes(function: Any, images: jax.Array) -> Any:
+    """One car's images are [64, 64, 3]; those of lanes have an axis before."""
+    return jax.vmap(function) if images.ndim == 4 else function
