@@ -1,5 +1,6 @@
 """Fitting V: squared error plus beta times the KL divergence, on mirrored and plain frames of every driver."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -71,9 +72,8 @@ def new_state(config: VisionConfig) -> VisionState:
     return VisionState(vae, _optimizer(config).init(eqx.filter(vae, eqx.is_array)))
 
 
-def fit_vision(shards: list[Shard], config: VisionConfig, out: Path) -> VAE:
-    """Fit V on a store; resumes from `out/checkpoint.safetensors`, leaves metrics and pictures in `out`."""
-    optimizer = _optimizer(config)
+def make_batch_loss(config: VisionConfig) -> Callable[[VAE, Array, Array], tuple[Array, dict[str, Array]]]:
+    """`batch_loss(vae, images [b, 64, 64, 3], key)`: the mean loss of a batch and its parts."""
     dtype = jnp.bfloat16 if config.bfloat16 else jnp.float32
 
     def batch_loss(vae: VAE, images: Array, key: Array) -> tuple[Array, dict[str, Array]]:
@@ -82,6 +82,15 @@ def fit_vision(shards: list[Shard], config: VisionConfig, out: Path) -> VAE:
             lambda image, key: vision_loss(vae, image, key=key, beta=config.beta, dtype=dtype)
         )(images, keys)
         return losses.mean(), jax.tree.map(jnp.mean, parts)
+
+    return batch_loss
+
+
+def make_train_step(
+    config: VisionConfig,
+) -> Callable[[VisionState, Array, Array], tuple[VisionState, dict[str, Array]]]:
+    """`train_step(state, images uint8 [b, 64, 64, 3], key)`, compiled; the state that goes in is used up."""
+    optimizer, batch_loss = _optimizer(config), make_batch_loss(config)
 
     @eqx.filter_jit(donate="all-except-first")
     def train_step(images: Array, state: VisionState, key: Array) -> tuple[VisionState, dict[str, Array]]:
@@ -92,11 +101,16 @@ def fit_vision(shards: list[Shard], config: VisionConfig, out: Path) -> VAE:
         updates, optimizer_state = optimizer.update(gradient, state.optimizer)
         return VisionState(eqx.apply_updates(state.vae, updates), optimizer_state), {"loss": loss, **parts}
 
+    return lambda state, images, key: train_step(jnp.asarray(images), state, key)
+
+
+def fit_vision(shards: list[Shard], config: VisionConfig, out: Path) -> VAE:
+    """Fit V on a store; resumes from `out/checkpoint.safetensors`, leaves metrics and pictures in `out`."""
     state, start = new_state(config), 0
     if (out / "checkpoint.safetensors").exists():
         state, start = load_checkpoint(state, out / "checkpoint.safetensors")
     held_out, drivers = held_out_images(shards, 256)
-    evaluate = eqx.filter_jit(batch_loss)
+    evaluate = eqx.filter_jit(make_batch_loss(config))
 
     def validate(state: VisionState) -> dict[str, float]:
         loss, parts = evaluate(state.vae, jnp.asarray(held_out), jax.random.key(1))
@@ -105,7 +119,7 @@ def fit_vision(shards: list[Shard], config: VisionConfig, out: Path) -> VAE:
     state = fit(
         "V",
         state,
-        lambda state, images, key: train_step(jnp.asarray(images), state, key),
+        make_train_step(config),
         ImageStream(shards, batch=config.batch, seed=config.seed).batches(start),
         steps=config.steps,
         start=start,
