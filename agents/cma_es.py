@@ -67,12 +67,18 @@ class Evolution:
         defaults = self._strategy.default_params
         population, state = self._strategy.ask(key_ask, state, defaults)
         keys = jax.random.split(key_dreams, self.config.dreams)
-        returns = jax.vmap(lambda candidate: self._dream(candidate, params, keys).ret.mean())(population)
-        state, _ = self._strategy.tell(key_tell, population, -returns, state, defaults)  # evosax minimises
+        returns = jax.vmap(lambda candidate: self._dream(candidate, params, keys).ret.mean())(
+            population
+        )
+        state, _ = self._strategy.tell(
+            key_tell, population, -returns, state, defaults
+        )  # evosax minimises
         fixed = self._dream(self.controller(state), params, jax.random.split(jax.random.key(0), 64))
         return state, Generation(returns.mean(), returns.max(), fixed.ret.mean())
 
     def _dream(self, controller: Any, params: DreamParams, keys: Array) -> Rollout:
         return jax.vmap(
-            lambda key: rollout(self._env, params, self._policy, controller, key, steps=self.config.steps)
+            lambda key: rollout(
+                self._env, params, self._policy, controller, key, steps=self.config.steps
+            )
         )(keys)

@@ -30,7 +30,9 @@ class EvolveConfig:
     """
 
     world: str = "carracing"
-    controller: str | None = None  # begin from this controller's file or shipped name; zeros otherwise
+    controller: str | None = (
+        None  # begin from this controller's file or shipped name; zeros otherwise
+    )
     out: Path = Path("out/evolve")
     generations: int = 100
     search: CMAESConfig = field(default_factory=CMAESConfig)
@@ -47,7 +49,9 @@ class EvolveConfig:
 def run(config: EvolveConfig) -> Path:
     """Evolve, resuming from `out/checkpoint.safetensors`; returns the controller that reality preferred."""
     world = load_world(config.world)
-    controller = load_linear(config.controller)[0] if config.controller else LinearController.zeros()
+    controller = (
+        load_linear(config.controller)[0] if config.controller else LinearController.zeros()
+    )
     evolution = Evolution(controller, linear_policy, config.search)
     params = DreamParams(
         world_model=world,
@@ -79,7 +83,9 @@ def run(config: EvolveConfig) -> Path:
     return _keep_best(history, config)
 
 
-def _validate(controller: LinearController, world: Any, config: EvolveConfig, generation: int) -> dict[str, float]:
+def _validate(
+    controller: LinearController, world: Any, config: EvolveConfig, generation: int
+) -> dict[str, float]:
     first = config.validation_first_seed
     real = evaluate(
         linear_policy,
@@ -90,7 +96,11 @@ def _validate(controller: LinearController, world: Any, config: EvolveConfig, ge
         backend=config.backend,
         progress=False,
     )
-    figures = {"real_mean": real.mean, "real_std": real.std, "real_episodes": config.validation_episodes}
+    figures = {
+        "real_mean": real.mean,
+        "real_std": real.std,
+        "real_episodes": config.validation_episodes,
+    }
     facts = {"generation": generation, "evolve": _jsonable(config), "validation": figures}
     save_linear(controller, config.out / f"controller-{generation:04d}.safetensors", facts)
     return figures
@@ -110,8 +120,15 @@ def figure(history: list[dict[str, float]], path: Path) -> None:
     generations = [line["generation"] for line in history]
     validated = [line for line in history if "real_mean" in line]
     fig, axes = plt.subplots(figsize=(8, 4.5))
-    axes.plot(generations, [line["fixed_return"] for line in history], label="dream, the mean controller")
-    axes.plot(generations, [line["mean_return"] for line in history], alpha=0.4, label="dream, its population")
+    axes.plot(
+        generations, [line["fixed_return"] for line in history], label="dream, the mean controller"
+    )
+    axes.plot(
+        generations,
+        [line["mean_return"] for line in history],
+        alpha=0.4,
+        label="dream, its population",
+    )
     axes.errorbar(
         [line["generation"] for line in validated],
         [line["real_mean"] for line in validated],
@@ -120,7 +137,11 @@ def figure(history: list[dict[str, float]], path: Path) -> None:
         capsize=3,
         label="real (mean and standard deviation over tracks)",
     )
-    axes.set(xlabel="generation", ylabel="return", title="Evolved in the dream, validated on the real track")
+    axes.set(
+        xlabel="generation",
+        ylabel="return",
+        title="Evolved in the dream, validated on the real track",
+    )
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     fig.tight_layout()

@@ -33,7 +33,9 @@ class Stage:
         changes = {"backend": self.backend, "workers": self.workers}
         changes = {key: value for key, value in changes.items() if value is not None}
         collect = replace(chosen.collect, **changes)
-        chosen = replace(chosen, collect=collect, evolve=replace(chosen.evolve, backend=collect.backend))
+        chosen = replace(
+            chosen, collect=collect, evolve=replace(chosen.evolve, backend=collect.backend)
+        )
         return getattr(pipeline, f"run_{name}")(chosen, self.out)
 
 
@@ -106,7 +108,10 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; what was finished is kept, and the same command goes on from there", file=sys.stderr)
+        print(
+            "stopped; what was finished is kept, and the same command goes on from there",
+            file=sys.stderr,
+        )
         return 130
     return 0
 

@@ -43,7 +43,13 @@ class CollectConfig:
     """
 
     episodes: dict[str, int] = field(
-        default_factory=lambda: {"track": 256, "recovery": 160, "aggressive": 96, "failures": 32, "brownian": 96}
+        default_factory=lambda: {
+            "track": 256,
+            "recovery": 160,
+            "aggressive": 96,
+            "failures": 32,
+            "brownian": 96,
+        }
     )
     first_seed: int = 100_000
     cars: int = 16
@@ -125,7 +131,9 @@ def collect_episodes(
             break
     lengths += ends.any(axis=0)
     return [
-        _cut_episode(images[:, lane], actions[:, lane], rewards[:, lane], ends[:, lane], length, name, seed)
+        _cut_episode(
+            images[:, lane], actions[:, lane], rewards[:, lane], ends[:, lane], length, name, seed
+        )
         for lane, (length, seed) in enumerate(zip(lengths.tolist(), seeds, strict=True))
     ]
 
@@ -170,12 +178,16 @@ def _driver(name: str, seed: int, config: CollectConfig) -> Driver:
         return make_driver(name, config.cars, seed)
     from agents.policy_driver import PolicyDriver
 
-    return PolicyDriver(config.cars, seed, world=config.world, controller=config.controller, noise=config.noise)
+    return PolicyDriver(
+        config.cars, seed, world=config.world, controller=config.controller, noise=config.noise
+    )
 
 
 def provenance(config: CollectConfig) -> dict[str, Any]:
     """Simulator and versions, to be stored with the data."""
-    packages = ("gymnasium", "numpy", "zarr") + (("envpool",) if config.backend == "envpool" else ())
+    packages = ("gymnasium", "numpy", "zarr") + (
+        ("envpool",) if config.backend == "envpool" else ()
+    )
     return {
         "environment": "CarRacing-v3",
         "backend": config.backend,
@@ -184,7 +196,9 @@ def provenance(config: CollectConfig) -> dict[str, Any]:
     }
 
 
-def collect(store: Path, config: CollectConfig, *, on_shard: Callable[[Shard], None] | None = None) -> list[Shard]:
+def collect(
+    store: Path, config: CollectConfig, *, on_shard: Callable[[Shard], None] | None = None
+) -> list[Shard]:
     """Fill a store up to the plan; shards that are there are kept and never rewritten.
 
     Returns:
@@ -202,18 +216,27 @@ def collect(store: Path, config: CollectConfig, *, on_shard: Callable[[Shard], N
         if shard_path(store, index).exists():
             done[index] = _same_plan(read_shard(shard_path(store, index)), name, config)
     missing = [index for index in range(len(plan)) if index not in done]
-    with progress_bar("collecting", total=len(plan) * config.cars, done=len(done) * config.cars, unit="episodes") as bar:
-        pool = ProcessPoolExecutor(max(1, min(config.workers, len(missing))), mp_context=get_context("spawn"))
+    with progress_bar(
+        "collecting", total=len(plan) * config.cars, done=len(done) * config.cars, unit="episodes"
+    ) as bar:
+        pool = ProcessPoolExecutor(
+            max(1, min(config.workers, len(missing))), mp_context=get_context("spawn")
+        )
         try:
             waiting: dict[Future[Shard], int] = {
-                pool.submit(collect_shard, store, index, plan[index], config): index for index in missing
+                pool.submit(collect_shard, store, index, plan[index], config): index
+                for index in missing
             }
             while waiting:
                 for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                     index = waiting.pop(future)
                     shard = done[index] = future.result()
                     returns = [row.ret for row in shard.episodes]
-                    bar.advance(config.cars, frames=shard.frames, note=f"{plan[index]} {np.mean(returns):.0f}")
+                    bar.advance(
+                        config.cars,
+                        frames=shard.frames,
+                        note=f"{plan[index]} {np.mean(returns):.0f}",
+                    )
                     if on_shard:
                         on_shard(shard)
         except BrokenProcessPool as error:

@@ -63,10 +63,14 @@ class ImageStream:
         epoch, position = divmod(pool, pools)
         order = np.random.default_rng([self._seed, 0, epoch]).permutation(len(self._chunks))
         mine = [self._chunks[index] for index in order[position::pools][:POOL_CHUNKS]]
-        return np.concatenate([_read_images(self._shards[chunk.shard], chunk.start, chunk.stop) for chunk in mine])
+        return np.concatenate(
+            [_read_images(self._shards[chunk.shard], chunk.start, chunk.stop) for chunk in mine]
+        )
 
 
-def held_out_images(shards: list[Shard], count: int, *, seed: int = 0) -> tuple[np.ndarray, list[str]]:
+def held_out_images(
+    shards: list[Shard], count: int, *, seed: int = 0
+) -> tuple[np.ndarray, list[str]]:
     """A fixed sample of held-out images, uint8 [count, 64, 64, 3], and the driver of each; spread over shards."""
     random = np.random.default_rng(seed)
     images, drivers = [], []
@@ -143,7 +147,9 @@ class WindowStream:
             order = random.permutation(len(windows))
             for start in range(0, len(order) - self._batch + 1, self._batch):
                 if step >= start_step:
-                    yield self._stack([windows[index] for index in order[start : start + self._batch]])
+                    yield self._stack(
+                        [windows[index] for index in order[start : start + self._batch]]
+                    )
                 step += 1
 
     def _load_group(self, group: int) -> list[EpisodeLatents]:
@@ -160,10 +166,15 @@ class WindowStream:
             )
         ]
 
-    def _cut(self, episode: EpisodeLatents, random: np.random.Generator) -> list[tuple[EpisodeLatents, int, int]]:
+    def _cut(
+        self, episode: EpisodeLatents, random: np.random.Generator
+    ) -> list[tuple[EpisodeLatents, int, int]]:
         steps = len(episode.actions)
         offset = int(random.integers(self._length))
-        return [(episode, max(0, start), min(start + self._length, steps)) for start in range(-offset, steps, self._length)]
+        return [
+            (episode, max(0, start), min(start + self._length, steps))
+            for start in range(-offset, steps, self._length)
+        ]
 
     def _stack(self, windows: list[tuple[EpisodeLatents, int, int]]) -> Windows:
         total, batch = self._length + self._burn_in, len(windows)

@@ -63,7 +63,9 @@ def fit(
                     line |= {f"held_out_{k}": v for k, v in validate(state).items()}
                 _append(out / "metrics.jsonl", line)
                 save_checkpoint(state, step + 1, checkpoint)
-                bar.advance(0, note=" ".join(f"{k} {v:.3g}" for k, v in line.items() if k != "step"))
+                bar.advance(
+                    0, note=" ".join(f"{k} {v:.3g}" for k, v in line.items() if k != "step")
+                )
                 recent, since = [], time.monotonic()
     return state
 

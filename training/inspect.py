@@ -47,7 +47,9 @@ def _table(by_driver: dict[str, list[EpisodeRow]], shards: list[Shard]) -> Table
 
 def _contact_sheet(shards: list[Shard], columns: int) -> np.ndarray:
     """A row a shard (at most 24 shards), images evenly spaced in time."""
-    chosen = [shards[index] for index in np.linspace(0, len(shards) - 1, min(24, len(shards))).astype(int)]
+    chosen = [
+        shards[index] for index in np.linspace(0, len(shards) - 1, min(24, len(shards))).astype(int)
+    ]
     rows = []
     for shard in chosen:
         images = shard.arrays()["images"]

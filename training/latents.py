@@ -94,7 +94,9 @@ def open_latents(out: Path) -> list[LatentShard]:
     """
     paths = sorted(Path(out).glob("latents-*.safetensors"))
     if not paths:
-        raise StoreError(f"no latents in {out}; run `python -m training latents` with this --out first.")
+        raise StoreError(
+            f"no latents in {out}; run `python -m training latents` with this --out first."
+        )
     return [LatentShard(path, _rows(path)) for path in paths]
 
 
@@ -112,7 +114,10 @@ def _encode_shard(shard: Shard, vae: VAE, path: Path, fingerprint: str) -> None:
     arrays = {name: np.ascontiguousarray(np.asarray(group[name])) for name in _STEP_ARRAYS}
     for prefix, seen in (("", images), ("mirrored_", mirror(images))):
         mu, log_sigma = encode_images(vae, seen)
-        arrays[prefix + "mu"], arrays[prefix + "log_sigma"] = mu.astype(np.float16), log_sigma.astype(np.float16)
+        arrays[prefix + "mu"], arrays[prefix + "log_sigma"] = (
+            mu.astype(np.float16),
+            log_sigma.astype(np.float16),
+        )
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     rows = json.dumps([asdict(row) for row in shard.episodes])
     save_file(arrays, temporary, metadata={"vae": fingerprint, "episodes": rows})
@@ -132,7 +137,9 @@ def _rows(path: Path) -> tuple[EpisodeRow, ...]:
         return tuple(EpisodeRow(**row) for row in json.loads(file.metadata()["episodes"]))
 
 
-def encode_images(vae: VAE, images: np.ndarray, *, batch: int = 512) -> tuple[np.ndarray, np.ndarray]:
+def encode_images(
+    vae: VAE, images: np.ndarray, *, batch: int = 512
+) -> tuple[np.ndarray, np.ndarray]:
     """Posterior means and log sigmas, float32 [n, z] each, of uint8 images [n, 64, 64, 3]."""
     parts = []
     for start in range(0, len(images), batch):
@@ -140,8 +147,12 @@ def encode_images(vae: VAE, images: np.ndarray, *, batch: int = 512) -> tuple[np
         padded = np.zeros((batch, *block.shape[1:]), np.uint8)  # one shape, one compilation
         padded[: len(block)] = block
         posterior = _encode(vae, jnp.asarray(padded))
-        parts.append((np.asarray(posterior.mu)[: len(block)], np.asarray(posterior.log_sigma)[: len(block)]))
-    return np.concatenate([mu for mu, _ in parts]), np.concatenate([log_sigma for _, log_sigma in parts])
+        parts.append(
+            (np.asarray(posterior.mu)[: len(block)], np.asarray(posterior.log_sigma)[: len(block)])
+        )
+    return np.concatenate([mu for mu, _ in parts]), np.concatenate(
+        [log_sigma for _, log_sigma in parts]
+    )
 
 
 @eqx.filter_jit

@@ -49,7 +49,11 @@ class MemoryState(NamedTuple):
 
 
 def hidden_states(
-    mdn_rnn: MDNRNN, z: Float[Array, "t z"], actions: Float[Array, "t a"], *, mask: Float[Array, " h"] | None = None
+    mdn_rnn: MDNRNN,
+    z: Float[Array, "t z"],
+    actions: Float[Array, "t a"],
+    *,
+    mask: Float[Array, " h"] | None = None,
 ) -> Carry:
     """The carries [t, h] after each (z_t, a_t), from h = 0."""
 
@@ -84,13 +88,19 @@ def memory_loss(
     off_field = optax.sigmoid_binary_cross_entropy(predictions.off_field, window.off_field)
     parts = {"next_z": next_z, "tiles": tiles, "off_field": off_field}
     parts = {name: jnp.sum(part * window.weight) for name, part in parts.items()}
-    loss = parts["next_z"] + config.tiles_weight * parts["tiles"] + config.off_field_weight * parts["off_field"]
+    loss = (
+        parts["next_z"]
+        + config.tiles_weight * parts["tiles"]
+        + config.off_field_weight * parts["off_field"]
+    )
     return loss, parts
 
 
 def _optimizer(config: MemoryConfig) -> optax.GradientTransformation:
     warm = min(50, config.steps // 10)
-    rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warm, config.steps, config.learning_rate * 0.02)
+    rate = optax.warmup_cosine_decay_schedule(
+        0.0, config.learning_rate, warm, config.steps, config.learning_rate * 0.02
+    )
     return optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(rate))
 
 
@@ -115,16 +125,27 @@ def fit_memory(
         return losses.sum() / count, jax.tree.map(lambda part: part.sum() / count, parts)
 
     @eqx.filter_jit(donate="all-except-first")
-    def train_step(windows: Windows, state: MemoryState, key: Array) -> tuple[MemoryState, dict[str, Array]]:
-        (loss, parts), gradient = eqx.filter_value_and_grad(batch_loss, has_aux=True)(state.mdn_rnn, windows, key)
+    def train_step(
+        windows: Windows, state: MemoryState, key: Array
+    ) -> tuple[MemoryState, dict[str, Array]]:
+        (loss, parts), gradient = eqx.filter_value_and_grad(batch_loss, has_aux=True)(
+            state.mdn_rnn, windows, key
+        )
         updates, optimizer_state = optimizer.update(gradient, state.optimizer)
-        return MemoryState(eqx.apply_updates(state.mdn_rnn, updates), optimizer_state), {"loss": loss, **parts}
+        return MemoryState(eqx.apply_updates(state.mdn_rnn, updates), optimizer_state), {
+            "loss": loss,
+            **parts,
+        }
 
     state, start = new_state(config, begin_from), 0
     if (out / "checkpoint.safetensors").exists():
         state, start = load_checkpoint(state, out / "checkpoint.safetensors")
     window = {"length": config.length, "burn_in": config.burn_in, "seed": config.seed}
-    held_out = next(WindowStream(shards, batch=min(32, len(shards)), held_out=True, group=len(shards), **window).batches())
+    held_out = next(
+        WindowStream(
+            shards, batch=min(32, len(shards)), held_out=True, group=len(shards), **window
+        ).batches()
+    )
     evaluate = eqx.filter_jit(batch_loss)
 
     def validate(state: MemoryState) -> dict[str, float]:

@@ -10,7 +10,9 @@ import numpy as np
 from wm_env.vae import VAE
 
 
-def reconstructions(vae: VAE, images: np.ndarray, drivers: list[str], path: Path, *, per_driver: int = 12) -> None:
+def reconstructions(
+    vae: VAE, images: np.ndarray, drivers: list[str], path: Path, *, per_driver: int = 12
+) -> None:
     """A sheet with two rows a driver: held-out images [n, 64, 64, 3] above V's reconstruction of them."""
     rows = []
     for driver in sorted(set(drivers)):

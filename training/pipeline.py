@@ -1,12 +1,12 @@
 """The stages from nothing to a controller, each in its own folder under one output folder, each skipped when done.
 
-    data/       shards of real driving            (collect)
-    vision/     V, metrics, pictures              (vision)
-    latents/    the data seen by V                (latents)
-    memory/     M, metrics                        (memory)
-    world.safetensors                             (memory)
-    evolve/     controllers, history, figure      (evolve)
-    round-NN/   what a round of the loop added    (loop)
+data/       shards of real driving            (collect)
+vision/     V, metrics, pictures              (vision)
+latents/    the data seen by V                (latents)
+memory/     M, metrics                        (memory)
+world.safetensors                             (memory)
+evolve/     controllers, history, figure      (evolve)
+round-NN/   what a round of the loop added    (loop)
 """
 
 import platform
@@ -61,7 +61,9 @@ def run_memory(preset: Preset, out: Path) -> Path:
 
 def run_evolve(preset: Preset, out: Path) -> Path:
     """Evolve a controller in the dream of `world.safetensors`."""
-    return evolve.run(replace(preset.evolve, world=str(out / "world.safetensors"), out=out / "evolve"))
+    return evolve.run(
+        replace(preset.evolve, world=str(out / "world.safetensors"), out=out / "evolve")
+    )
 
 
 def run_loop(preset: Preset, out: Path) -> Path:
@@ -84,7 +86,9 @@ def run_loop(preset: Preset, out: Path) -> Path:
         collect(folder / "data", driving)
         latents = run_latents(preset, out)
         begin_from = load_memory(preset.memory, memory)
-        config = replace(preset.memory, steps=preset.loop.memory_steps, seed=preset.memory.seed + index)
+        config = replace(
+            preset.memory, steps=preset.loop.memory_steps, seed=preset.memory.seed + index
+        )
         memory, world = folder / "memory", folder / "world.safetensors"
         fit_memory(latents, config, memory, begin_from=begin_from)
         write_world(preset, out, latents, memory=memory, path=world)
@@ -110,7 +114,9 @@ def run_all(preset: Preset, out: Path) -> Path:
     return run_loop(preset, out)
 
 
-def write_world(preset: Preset, out: Path, latents: list[LatentShard], *, memory: Path, path: Path) -> Path:
+def write_world(
+    preset: Preset, out: Path, latents: list[LatentShard], *, memory: Path, path: Path
+) -> Path:
     """Put V, M and start states together, with the provenance of all of it."""
     vae, mdn_rnn = load_vision(preset.vision, out / "vision"), load_memory(preset.memory, memory)
     save_world(assemble_world(vae, mdn_rnn, latents, provenance(preset, _all_shards(out))), path)
@@ -148,7 +154,11 @@ def _commit() -> str:
 
 
 def _data_folders(out: Path) -> list[Path]:
-    return [folder for folder in (out / "data", *sorted(out.glob("round-*/data"))) if any(folder.glob("shard-*.zip"))]
+    return [
+        folder
+        for folder in (out / "data", *sorted(out.glob("round-*/data")))
+        if any(folder.glob("shard-*.zip"))
+    ]
 
 
 def _all_shards(out: Path) -> list[Shard]:

@@ -66,7 +66,9 @@ PAPER = replace(
     LAPTOP,
     collect=CollectConfig(episodes={"random": 10_000}),
     vision=VisionConfig(beta=1.0, batch=100, steps=1_000_000, learning_rate=1e-4),
-    memory=MemoryConfig(posterior_noise=1.0, batch=100, length=1000, burn_in=0, steps=2_000, learning_rate=1e-3),
+    memory=MemoryConfig(
+        posterior_noise=1.0, batch=100, length=1000, burn_in=0, steps=2_000, learning_rate=1e-3
+    ),
     evolve=EvolveConfig(generations=1800, search=CMAESConfig(population=64, dreams=16, steps=1000)),
 )
 

@@ -13,11 +13,18 @@ from wm_env.mdn_rnn import MDNRNN
 from wm_env.vae import VAE
 from wm_env.world_model import Metadata, StartStates, WorldModel
 
-BURN_IN = 120  # steps before a moment in the middle; from there on h depends on little that came earlier
+BURN_IN = (
+    120  # steps before a moment in the middle; from there on h depends on little that came earlier
+)
 
 
 def start_states(
-    mdn_rnn: MDNRNN, shards: list[LatentShard], *, first: int = 256, middle: int = 512, seed: int = 0
+    mdn_rnn: MDNRNN,
+    shards: list[LatentShard],
+    *,
+    first: int = 256,
+    middle: int = 512,
+    seed: int = 0,
 ) -> StartStates:
     """Draw first frames, and moments on the road in the middle of an episode with the carry burned in."""
     random = np.random.default_rng(seed)

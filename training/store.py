@@ -171,14 +171,18 @@ def read_shard(path: Path) -> Shard:
     """
     remedy = "delete the file and run the same collection again: it fills the gap."
     try:
-        with zipfile.ZipFile(path):  # refuses what is no archive before zarr opens it and stumbles in closing it
+        with zipfile.ZipFile(
+            path
+        ):  # refuses what is no archive before zarr opens it and stumbles in closing it
             pass
         with ZipStore(path, mode="r") as zip_store:
             manifest = dict(zarr.open_group(zip_store, mode="r").attrs)
     except FileNotFoundError:
         raise StoreError(f"no shard at {path}; {remedy}") from None
     except (zipfile.BadZipFile, json.JSONDecodeError, KeyError, OSError, ValueError) as error:
-        raise StoreError(f"shard {path} cannot be read ({error}): truncated, or not a shard; {remedy}") from error
+        raise StoreError(
+            f"shard {path} cannot be read ({error}): truncated, or not a shard; {remedy}"
+        ) from error
     found = (manifest.get("format"), manifest.get("format_version"))
     if found != ("wm_env.store", FORMAT_VERSION):
         raise StoreError(
@@ -199,7 +203,9 @@ def verify_shard(shard: Shard) -> None:
         arrays = {name: np.asarray(group[name]) for name in ("images", *_STEP_ARRAYS)}
         damaged = checksum(arrays) != shard.manifest["checksum"]
     except Exception as error:  # zarr raises many kinds for a damaged chunk
-        raise StoreError(f"shard {shard.path} is damaged ({error}); delete it and collect again.") from error
+        raise StoreError(
+            f"shard {shard.path} is damaged ({error}); delete it and collect again."
+        ) from error
     if damaged or arrays["images"].shape != (shard.frames, *IMAGE_SHAPE):
         raise StoreError(
             f"shard {shard.path} does not match its checksum {shard.manifest['checksum'][:12]}…: it is damaged; "
@@ -217,7 +223,9 @@ def open_store(store: Path) -> list[Shard]:
     paths = sorted(store.glob("shard-*.zip"))
     if not paths:
         what = "holds no finished shard" if store.is_dir() else "does not exist"
-        raise StoreError(f"the store {store} {what}; run `python -m training collect --out` with that folder first.")
+        raise StoreError(
+            f"the store {store} {what}; run `python -m training collect --out` with that folder first."
+        )
     return [read_shard(path) for path in paths]
 
 

@@ -45,7 +45,12 @@ class VisionState(NamedTuple):
 
 
 def vision_loss(
-    vae: VAE, image: UInt8[Array, "64 64 3"], *, key: Array, beta: float, dtype: jnp.dtype = jnp.float32
+    vae: VAE,
+    image: UInt8[Array, "64 64 3"],
+    *,
+    key: Array,
+    beta: float,
+    dtype: jnp.dtype = jnp.float32,
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """Squared error summed over pixels plus beta * KL, of one image; nats and squared intensities in [0, 1].
 
@@ -62,7 +67,9 @@ def vision_loss(
 
 def _optimizer(config: VisionConfig) -> optax.GradientTransformation:
     warm = min(100, config.steps // 10)
-    rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warm, config.steps, config.learning_rate * 0.02)
+    rate = optax.warmup_cosine_decay_schedule(
+        0.0, config.learning_rate, warm, config.steps, config.learning_rate * 0.02
+    )
     return optax.chain(optax.clip_by_global_norm(200.0), optax.adam(rate))
 
 
@@ -72,7 +79,9 @@ def new_state(config: VisionConfig) -> VisionState:
     return VisionState(vae, _optimizer(config).init(eqx.filter(vae, eqx.is_array)))
 
 
-def make_batch_loss(config: VisionConfig) -> Callable[[VAE, Array, Array], tuple[Array, dict[str, Array]]]:
+def make_batch_loss(
+    config: VisionConfig,
+) -> Callable[[VAE, Array, Array], tuple[Array, dict[str, Array]]]:
     """`batch_loss(vae, images [b, 64, 64, 3], key)`: the mean loss of a batch and its parts."""
     dtype = jnp.bfloat16 if config.bfloat16 else jnp.float32
 
@@ -93,13 +102,20 @@ def make_train_step(
     optimizer, batch_loss = _optimizer(config), make_batch_loss(config)
 
     @eqx.filter_jit(donate="all-except-first")
-    def train_step(images: Array, state: VisionState, key: Array) -> tuple[VisionState, dict[str, Array]]:
+    def train_step(
+        images: Array, state: VisionState, key: Array
+    ) -> tuple[VisionState, dict[str, Array]]:
         key_flip, key_sample = jax.random.split(key)
         flip = jax.random.bernoulli(key_flip, 0.5, (len(images), 1, 1, 1))
         images = jnp.where(flip, mirror(images), images)
-        (loss, parts), gradient = eqx.filter_value_and_grad(batch_loss, has_aux=True)(state.vae, images, key_sample)
+        (loss, parts), gradient = eqx.filter_value_and_grad(batch_loss, has_aux=True)(
+            state.vae, images, key_sample
+        )
         updates, optimizer_state = optimizer.update(gradient, state.optimizer)
-        return VisionState(eqx.apply_updates(state.vae, updates), optimizer_state), {"loss": loss, **parts}
+        return VisionState(eqx.apply_updates(state.vae, updates), optimizer_state), {
+            "loss": loss,
+            **parts,
+        }
 
     return lambda state, images, key: train_step(jnp.asarray(images), state, key)
 

@@ -31,7 +31,9 @@ class Conv2x(eqx.Module):
 
     def __init__(self, channels: int, out: int, size: int, *, key: Array):
         if size % 2:
-            raise ValueError(f"Conv2x got kernel size {size}; expected an even one, for 2x2 blocks of pixels")
+            raise ValueError(
+                f"Conv2x got kernel size {size}; expected an even one, for 2x2 blocks of pixels"
+            )
         fan_in = size * size * channels
         key_kernel, key_bias = jax.random.split(key)
         self.kernel = _fan_in_uniform(key_kernel, (size, size, channels, out), fan_in)
@@ -46,7 +48,8 @@ class Conv2x(eqx.Module):
         blocks = blocks.transpose(0, 2, 1, 3, 4).reshape(height, width, 4 * channels)
         rows, columns = height - half + 1, width - half + 1
         patches = jnp.concatenate(
-            [blocks[i : i + rows, j : j + columns] for i in range(half) for j in range(half)], axis=-1
+            [blocks[i : i + rows, j : j + columns] for i in range(half) for j in range(half)],
+            axis=-1,
         )
         kernel = self.kernel.reshape(half, 2, half, 2, channels, out).transpose(0, 2, 1, 3, 4, 5)
         features = patches.reshape(rows * columns, -1) @ kernel.reshape(-1, out).astype(x.dtype)
@@ -90,5 +93,7 @@ class ConvTranspose2x(eqx.Module):
             )
         )
         image = jnp.asarray(blocks).reshape(rows, columns, 2, 2, out).transpose(0, 2, 1, 3, 4)
-        image = image.reshape(2 * rows, 2 * columns, out)[: 2 * height + size - 2, : 2 * width + size - 2]
+        image = image.reshape(2 * rows, 2 * columns, out)[
+            : 2 * height + size - 2, : 2 * width + size - 2
+        ]
         return image + self.bias.astype(x.dtype)[None, None]

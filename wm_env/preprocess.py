@@ -54,7 +54,9 @@ def preprocess(frames: Any) -> Any:
     xp = jnp if isinstance(frames, jax.Array) else np
     lead = frames.shape[:-3]
     # Columns: three source pixels a, b, c give (2a + b) / 3 and (b + 2c) / 3.
-    pixels = frames[..., :_VISIBLE_ROWS, :, :].reshape(-1, _VISIBLE_ROWS, 32, 3, 3).astype(np.uint16)
+    pixels = (
+        frames[..., :_VISIBLE_ROWS, :, :].reshape(-1, _VISIBLE_ROWS, 32, 3, 3).astype(np.uint16)
+    )
     a, b, c = pixels[..., 0, :], pixels[..., 1, :], pixels[..., 2, :]
     columns = xp.stack([a + a + b, b + c + c], axis=-2)
     # Rows, by a small matmul: sums stay below 2**24, so float32 holds them exactly whatever their order.

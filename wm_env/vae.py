@@ -28,7 +28,9 @@ class Posterior(eqx.Module):
 
     def sample(self, *, key: Array) -> Float[Array, " z"]:
         """One draw z ~ N(mu, sigma)."""
-        return self.mu + jnp.exp(self.log_sigma) * jax.random.normal(key, self.mu.shape, self.mu.dtype)
+        return self.mu + jnp.exp(self.log_sigma) * jax.random.normal(
+            key, self.mu.shape, self.mu.dtype
+        )
 
 
 class VAE(eqx.Module):
@@ -55,11 +57,14 @@ class VAE(eqx.Module):
         up = (flat, *config.decoder_channels, 3)
         keys = jax.random.split(key_decoder, 4)
         self.decoder = tuple(
-            ConvTranspose2x(up[i], up[i + 1], size, key=keys[i]) for i, size in enumerate((5, 5, 6, 6))
+            ConvTranspose2x(up[i], up[i + 1], size, key=keys[i])
+            for i, size in enumerate((5, 5, 6, 6))
         )
         self.config = config
 
-    def encode(self, image: Shaped[Array, "64 64 3"], *, dtype: DTypeLike = jnp.float32) -> Posterior:
+    def encode(
+        self, image: Shaped[Array, "64 64 3"], *, dtype: DTypeLike = jnp.float32
+    ) -> Posterior:
         """The posterior of an image, uint8 [64, 64, 3] or float in [0, 1]."""
         x = image.astype(dtype) / 255.0 if image.dtype == jnp.uint8 else image.astype(dtype)
         for layer in self.encoder:
@@ -71,11 +76,15 @@ class VAE(eqx.Module):
         """The latent that the driver and M see: the posterior's mean [z]."""
         return self.encode(image).mu
 
-    def decode(self, z: Float[Array, " z"], *, dtype: DTypeLike = jnp.float32) -> Float[Array, "64 64 3"]:
+    def decode(
+        self, z: Float[Array, " z"], *, dtype: DTypeLike = jnp.float32
+    ) -> Float[Array, "64 64 3"]:
         """The image of a latent, float32 in [0, 1]."""
         return jax.nn.sigmoid(self.decode_logits(z, dtype=dtype))
 
-    def decode_logits(self, z: Float[Array, " z"], *, dtype: DTypeLike = jnp.float32) -> Float[Array, "64 64 3"]:
+    def decode_logits(
+        self, z: Float[Array, " z"], *, dtype: DTypeLike = jnp.float32
+    ) -> Float[Array, "64 64 3"]:
         """What `decode` is before its sigmoid."""
         x = self.from_latent(z).astype(dtype).reshape(1, 1, -1)
         for layer in self.decoder[:-1]:

@@ -11,7 +11,9 @@ from wm_env.dream import DreamParams
 
 @pytest.fixture(scope="module")
 def evolution():
-    return Evolution(LinearController.zeros(), linear_policy, CMAESConfig(population=8, dreams=2, steps=20))
+    return Evolution(
+        LinearController.zeros(), linear_policy, CMAESConfig(population=8, dreams=2, steps=20)
+    )
 
 
 def test_a_generation_moves_the_mean_and_reports_finite_returns(evolution, world):
@@ -19,7 +21,9 @@ def test_a_generation_moves_the_mean_and_reports_finite_returns(evolution, world
     after, outcome = evolution.advance(state, DreamParams(world_model=world), jax.random.key(1))
     assert float(state.std) == pytest.approx(0.1)
     assert jnp.isfinite(outcome.mean_return) and outcome.best_return >= outcome.mean_return
-    assert not jnp.array_equal(evolution.controller(after).weight, evolution.controller(state).weight)
+    assert not jnp.array_equal(
+        evolution.controller(after).weight, evolution.controller(state).weight
+    )
 
 
 def test_the_same_key_gives_the_same_generation(evolution, world):

@@ -27,14 +27,18 @@ def test_an_unknown_driver_is_named():
 def test_the_road_is_found_where_it_is():
     frame = np.full((1, 96, 96, 3), (102, 229, 102), np.uint8)
     frame[0, :, 60:76] = 105
-    np.testing.assert_allclose(road_centres(frame)[0, 1:], 67.5)  # the first row still comes from the car
+    np.testing.assert_allclose(
+        road_centres(frame)[0, 1:], 67.5
+    )  # the first row still comes from the car
 
 
 @pytest.mark.slow
 def test_the_track_driver_without_noise_drives_far_better_than_chance():
     env = gym.make("CarRacing-v3")
     frame, _ = env.reset(seed=3)
-    driver = TrackDriver(1, 0, Style(pace=(1.0, 1.0), grip=(1.0, 1.0), noise=(0.0, 0.0), burst_rate=0.0))
+    driver = TrackDriver(
+        1, 0, Style(pace=(1.0, 1.0), grip=(1.0, 1.0), noise=(0.0, 0.0), burst_rate=0.0)
+    )
     ret, over = 0.0, False
     while not over:
         frame, reward, terminated, truncated, _ = env.step(driver.act(frame[None])[0])

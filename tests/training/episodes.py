@@ -5,7 +5,9 @@ import numpy as np
 from training.store import Episode
 
 
-def made_up_episode(seed: int, *, steps: int = 30, driver: str = "track", end: str = "time") -> Episode:
+def made_up_episode(
+    seed: int, *, steps: int = 30, driver: str = "track", end: str = "time"
+) -> Episode:
     """An episode whose images carry their own number: pixel (0, 0) is (seed, step, 0)."""
     random = np.random.default_rng(seed)
     images = random.integers(0, 256, (steps + 1, 64, 64, 3), dtype=np.uint8)

@@ -7,7 +7,9 @@ from training.collect import CollectConfig, collect, make_lanes
 from training.store import StoreError, verify_shard
 from wm_env.preprocess import preprocess
 
-SMALL = CollectConfig(episodes={"track": 2, "brownian": 2}, cars=2, max_steps=12, backend="gymnasium", workers=1)
+SMALL = CollectConfig(
+    episodes={"track": 2, "brownian": 2}, cars=2, max_steps=12, backend="gymnasium", workers=1
+)
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +22,9 @@ def store(tmp_path_factory):
 def test_collection_fills_the_plan_with_every_driver(store):
     shards = collect(store, SMALL)
     assert [shard.episodes[0].driver for shard in shards] == SMALL.plan()
-    assert all(row.length == 12 and row.track_tiles > 200 for shard in shards for row in shard.episodes)
+    assert all(
+        row.length == 12 and row.track_tiles > 200 for shard in shards for row in shard.episodes
+    )
     for shard in shards:
         verify_shard(shard)
 
@@ -47,7 +51,9 @@ def test_stored_images_and_rewards_are_those_of_the_simulator(store):
 
 
 def test_another_plan_in_the_same_folder_is_refused(store):
-    other = CollectConfig(episodes={"random": 4}, cars=2, max_steps=12, backend="gymnasium", workers=1)
+    other = CollectConfig(
+        episodes={"random": 4}, cars=2, max_steps=12, backend="gymnasium", workers=1
+    )
     with pytest.raises(StoreError, match="use another --out"):
         collect(store, other)
 

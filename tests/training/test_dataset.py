@@ -83,7 +83,9 @@ def test_windows_are_aligned_latent_before_and_after_each_action(latents):
         ]
         assert len(matches) == 1
         at, episode = matches[0]
-        np.testing.assert_array_equal(window.z[row, : steps + 1], episode.mu[at : at + steps + 1].astype(np.float32))
+        np.testing.assert_array_equal(
+            window.z[row, : steps + 1], episode.mu[at : at + steps + 1].astype(np.float32)
+        )
         np.testing.assert_array_equal(window.tiles[row, :steps], episode.tiles[at : at + steps])
 
 

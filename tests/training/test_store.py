@@ -4,12 +4,24 @@ import numpy as np
 import pytest
 
 from tests.training.episodes import made_up_episode
-from training.store import StoreError, clean_unfinished, open_store, read_shard, shard_path, verify_shard, write_shard
+from training.store import (
+    StoreError,
+    clean_unfinished,
+    open_store,
+    read_shard,
+    shard_path,
+    verify_shard,
+    write_shard,
+)
 
 
 @pytest.fixture
 def shard(tmp_path):
-    episodes = [made_up_episode(1), made_up_episode(2, steps=7, end="off_field"), made_up_episode(3)]
+    episodes = [
+        made_up_episode(1),
+        made_up_episode(2, steps=7, end="off_field"),
+        made_up_episode(3),
+    ]
     write_shard(shard_path(tmp_path, 0), episodes, {"backend": "made up"})
     return read_shard(shard_path(tmp_path, 0))
 
@@ -18,7 +30,9 @@ def test_a_shard_gives_back_every_episode(shard):
     verify_shard(shard)
     group = shard.arrays()
     for row, frames, steps in shard.bounds():
-        original = made_up_episode(row.seed, steps=row.length, end="off_field" if row.terminated else "time")
+        original = made_up_episode(
+            row.seed, steps=row.length, end="off_field" if row.terminated else "time"
+        )
         np.testing.assert_array_equal(group["images"][frames], original.images)
         for name in ("actions", "rewards", "terminated", "truncated", "tiles", "off_field"):
             np.testing.assert_array_equal(group[name][steps], getattr(original, name))
@@ -32,7 +46,10 @@ def test_tiles_and_the_field_are_read_from_the_rewards():
 
 def test_a_time_limit_is_not_stored_as_a_terminal(shard):
     group = shard.arrays()
-    ends = [(bool(group["terminated"][steps][-1]), bool(group["truncated"][steps][-1])) for _, _, steps in shard.bounds()]
+    ends = [
+        (bool(group["terminated"][steps][-1]), bool(group["truncated"][steps][-1]))
+        for _, _, steps in shard.bounds()
+    ]
     assert ends == [(False, True), (True, False), (False, True)]
 
 

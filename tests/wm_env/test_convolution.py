@@ -12,7 +12,9 @@ _NHWC = ("NHWC", "HWIO", "NHWC")
 
 
 def _plain_conv(layer: Conv2x, x: jax.Array) -> jax.Array:
-    return jax.lax.conv_general_dilated(x[None], layer.kernel, (2, 2), "VALID", dimension_numbers=_NHWC)[0]
+    return jax.lax.conv_general_dilated(
+        x[None], layer.kernel, (2, 2), "VALID", dimension_numbers=_NHWC
+    )[0]
 
 
 def _plain_transpose(layer: ConvTranspose2x, x: jax.Array) -> jax.Array:
@@ -40,7 +42,9 @@ def test_values_and_gradients_equal_those_of_lax(layer, plain, height, width):
 
     weight = jax.random.normal(jax.random.key(2), reference.shape)
     ours = eqx.filter_grad(lambda lx: jnp.sum(weight * lx[0](lx[1])))((layer, x))
-    theirs = eqx.filter_grad(lambda lx: jnp.sum(weight * (plain(*lx) + lx[0].bias[None, None])))((layer, x))
+    theirs = eqx.filter_grad(lambda lx: jnp.sum(weight * (plain(*lx) + lx[0].bias[None, None])))(
+        (layer, x)
+    )
     for mine, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_allclose(mine, other, atol=2e-4, rtol=1e-4)
 

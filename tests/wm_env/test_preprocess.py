@@ -36,7 +36,9 @@ def test_the_dashboard_never_reaches_the_image():
 
 def test_mirrored_frames_give_mirrored_images():
     frame = np.random.default_rng(1).integers(0, 256, (96, 96, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(preprocess(np.ascontiguousarray(mirror(frame))), mirror(preprocess(frame)))
+    np.testing.assert_array_equal(
+        preprocess(np.ascontiguousarray(mirror(frame))), mirror(preprocess(frame))
+    )
 
 
 def test_mirroring_twice_is_the_identity():
@@ -45,7 +47,9 @@ def test_mirroring_twice_is_the_identity():
     np.testing.assert_array_equal(mirror_action(actions)[:, 0], -actions[:, 0])
 
 
-@pytest.mark.parametrize("frames", [np.zeros((64, 64, 3), np.uint8), np.zeros((96, 96, 3), np.float32)])
+@pytest.mark.parametrize(
+    "frames", [np.zeros((64, 64, 3), np.uint8), np.zeros((96, 96, 3), np.float32)]
+)
 def test_other_shapes_and_dtypes_are_refused(frames):
     with pytest.raises(ValueError, match="expected uint8"):
         preprocess(frames)
