@@ -1,0 +1,133 @@
+"""Whole episodes of a policy, many lanes at once, in the dream or on EnvPool's CarRacing-v3."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from wm_env.dream import DreamCarRacing, DreamParams
+from wm_env.gym_arguments import dream_params
+from wm_env.real import make_real_vector
+from wm_env.rollout import Policy, rollout
+from wm_env.world_model import WorldModel
+
+# Episodes at once. Always as many, the last group filled up, because the rounding of a batched
+# program depends on its size: a seed must score the same in whatever company.
+LANES = 16
+
+
+@dataclass(frozen=True)
+class Episode:
+    """How one episode went; without a lap or a fall it met the time limit."""
+
+    seed: int
+    ret: float  # return: the sum of rewards
+    length: int  # frames
+    lap_finished: bool
+    off_field: bool
+
+
+def drive_dream(
+    policy: Policy,
+    policy_params: Any,
+    world: WorldModel,
+    options: dict[str, Any],
+    seeds: tuple[int, ...],
+) -> Iterator[tuple[int, Episode]]:
+    """Dream an episode for each seed; yields its place among the seeds and how it went.
+
+    `options` are the arguments of DreamCarRacingEnv, all but the world and the render mode.
+    """
+    core = DreamCarRacing(options.pop("observation"), options.pop("continuous"))
+    params = dream_params(world_model=world, **options)
+    steps = int(params.max_steps_in_episode)
+    for first in range(0, len(seeds), LANES):
+        group = seeds[first : first + LANES]
+        keys = _keys(_filled(group))
+        outcome = jax.device_get(_dream(core, params, policy, policy_params, keys, steps))
+        for lane, seed in enumerate(group):
+            episode = Episode(
+                seed=seed,
+                ret=float(outcome.ret[lane]),
+                length=int(outcome.length[lane]),
+                lap_finished=bool(outcome.lap_finished[lane]),
+                off_field=bool(outcome.off_field[lane]),
+            )
+            yield first + lane, episode
+
+
+def drive_envpool(
+    policy: Policy,
+    policy_params: Any,
+    world: WorldModel | None,
+    options: dict[str, Any],
+    seeds: tuple[int, ...],
+) -> Iterator[tuple[int, Episode]]:
+    """Drive an episode for each seed on EnvPool; yields as `drive_dream` does.
+
+    `options` are the arguments of `make_real_vector`.
+    """
+    env = make_real_vector(LANES, world, backend="envpool", **options)
+    try:
+        for first in range(0, len(seeds), LANES):
+            group = seeds[first : first + LANES]
+            observations, _ = env.reset(seed=_filled(group))
+            keys = _keys(_filled(group))
+            returns, running, step = np.zeros(LANES), np.arange(LANES) < len(group), 0
+            while running.any():
+                actions = act(policy, policy_params, observations, keys, np.asarray(step))
+                observations, rewards, terminated, truncated, infos = env.step(np.asarray(actions))
+                step += 1
+                returns += np.where(running, rewards, 0.0)
+                over = running & (terminated | truncated)
+                for lane in np.flatnonzero(over).tolist():
+                    episode = Episode(
+                        seed=group[lane],
+                        ret=float(returns[lane]),
+                        length=step,
+                        lap_finished=bool(infos["lap_finished"][lane]),
+                        off_field=bool(infos["off_field"][lane]),
+                    )
+                    yield first + lane, episode
+                running &= ~over
+    finally:
+        env.close()
+
+
+@eqx.filter_jit
+def act(policy: Policy, policy_params: Any, observations: Any, keys: Any, step: Any) -> jax.Array:
+    """Actions of a policy for one observation and a key, or for lanes of both.
+
+    `step` is a numpy array, for a Python number would compile anew at each step.
+    """
+
+    def one(observation: Any, key: Any) -> Any:
+        return policy(policy_params, observation, jax.random.fold_in(key, step))
+
+    return jax.vmap(one)(observations, keys) if keys.ndim else one(observations, keys)
+
+
+@eqx.filter_jit
+def _dream(
+    core: DreamCarRacing,
+    params: DreamParams,
+    policy: Policy,
+    policy_params: Any,
+    keys: jax.Array,
+    steps: int,
+) -> Any:
+    def one(key: jax.Array) -> Any:
+        return rollout(core, params, policy, policy_params, key, steps=steps)
+
+    return jax.vmap(one)(keys)
+
+
+def _keys(seeds: list[int]) -> jax.Array:
+    return jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32))
+
+
+def _filled(seeds: tuple[int, ...]) -> list[int]:
+    return [*seeds, *[seeds[-1]] * (LANES - len(seeds))]
