@@ -1,10 +1,10 @@
-"""Scripted drivers that fill a dataset: what M is to learn is what they do, so each says what that is.
+"""Scripted drivers that fill a dataset: M learns what they do, so each says what that is.
 
-A driver acts for a batch of cars at once: `act(frames uint8 [n, 96, 96, 3]) -> actions float32 [n, 3]` with
-actions (steer [-1, 1], gas [0, 1], brake [0, 1]). It is seeded, owns its noise, and lives for one episode a car.
-Scripted drivers read the raw frame, the dashboard's wheel-speed bars included, which the world model never sees.
-Their noise matters more than their skill: without it the action tells M what the road looks like, and in the
-dream the road then obeys the driver.
+A driver acts for a batch of cars at once: `act(frames uint8 [n, 96, 96, 3])` gives actions float32
+[n, 3] (steer [-1, 1], gas [0, 1], brake [0, 1]). It is seeded, owns its noise, and lives for one
+episode a car. Scripted drivers read the raw frame, the dashboard's wheel-speed bars included, which
+the world model never sees. Their noise matters more than their skill: without it the action tells M
+what the road looks like, and in the dream the road then obeys the driver.
 """
 
 from collections.abc import Callable
@@ -37,8 +37,9 @@ def road_centres(frames: Frames, rows: int = 20) -> NDArray[np.float64]:
         rows: how many rows to follow, two pixels apart.
 
     Returns:
-        [n, rows]: the road's centre column in each row, from the car's nose forwards; a row whose road is
-        far away gives its nearest pixel (so that a lost car turns back), a row without road the last centre.
+        [n, rows]: the road's centre column in each row, from the car's nose forwards; a row whose
+        road is far away gives its nearest pixel (so that a lost car turns back), a row without road
+        the last centre.
     """
     strip = frames[:, _CAR_ROW - 2 * rows + 2 : _CAR_ROW + 1 : 2].astype(np.int16)
     red, green, blue = strip[..., 0], strip[..., 1], strip[..., 2]
@@ -57,7 +58,7 @@ def road_centres(frames: Frames, rows: int = 20) -> NDArray[np.float64]:
 
 
 def wheel_speed(frames: Frames) -> NDArray[np.float64]:
-    """Speed [n] in the units of the dashboard's blue wheel bars: about 10 is slow, 30 as fast as corners allow."""
+    """Speed [n] in units of the dashboard's blue wheel bars: 10 is slow, 30 fast in a corner."""
     bars = frames[:, 84:, 16:27].astype(np.int16)
     return np.maximum(bars[..., 2] - 2 * bars[..., 0], 0).sum(axis=(1, 2)) / 255.0
 
@@ -66,9 +67,10 @@ def wheel_speed(frames: Frames) -> NDArray[np.float64]:
 class Style:
     """Ranges from which each car draws how it is driven in this episode.
 
-    pace scales the target speed (1 finishes laps at about 910), grip the steering gain, noise the standard
-    deviation of correlated noise on every action, burst_rate the chance a step of a wrong manoeuvre that lasts
-    `burst_steps`, give_up the chance a step of leaving the road for good at full gas.
+    pace scales the target speed (1 finishes laps at about 910), grip the steering gain, noise the
+    standard deviation of correlated noise on every action, burst_rate the chance a step of a wrong
+    manoeuvre that lasts `burst_steps`, give_up the chance a step of leaving the road for good at
+    full gas.
     """
 
     pace: tuple[float, float] = (0.6, 1.3)
@@ -79,45 +81,28 @@ class Style:
     give_up: float = 0.0
 
 
-class TrackDriver:
-    """Follows the road that it sees, slower where it bends, with noise.
+class ActionNoise:
+    """Correlated noise on actions and bursts of wrong ones, each car drawing its own size of both.
 
-    M learns what good driving looks like, and how the car answers small errors.
+    The noise is AR(1) with a standard deviation drawn from U(*style.noise), scaled to each action,
+    and a memory of 0, 0.6 or 0.9.
     """
 
-    def __init__(self, cars: int, seed: int, style: Style | None = None):
-        style = style or Style()
-        self._style = style
-        self._random = np.random.default_rng(seed)
-        uniform = self._random.uniform
-        self._pace = uniform(*style.pace, cars)
-        self._grip = uniform(*style.grip, cars)
-        self._sigma = uniform(*style.noise, (cars, 1)) * np.array([1.0, 0.6, 0.5])
-        self._memory = self._random.choice([0.0, 0.6, 0.9], (cars, 1))
+    def __init__(self, cars: int, random: np.random.Generator, style: Style):
+        self._random, self._style = random, style
+        self._sigma = random.uniform(*style.noise, (cars, 1)) * np.array([1.0, 0.6, 0.5])
+        self._memory = random.choice([0.0, 0.6, 0.9], (cars, 1))
         self._noise = np.zeros((cars, 3))
         self._burst = np.zeros((cars, 3))
         self._burst_left = np.zeros(cars, np.int64)
         self._gone = np.zeros(cars, bool)
 
-    def act(self, frames: Frames) -> Actions:
-        """Actions [n, 3] for frames [n, 96, 96, 3]."""
-        actions = self._follow(frames) + self._next_noise()
+    def disturb(self, actions: NDArray[np.floating]) -> Actions:
+        """The actions [n, 3] with the next step's noise, within their ranges."""
+        actions = actions + self._next_noise()
         self._start_bursts()
         actions = np.where((self._burst_left > 0)[:, None], self._burst, actions)
         return np.clip(actions, _LOW, _HIGH).astype(np.float32)
-
-    def _follow(self, frames: Frames) -> NDArray[np.float64]:
-        centres = road_centres(frames)
-        near, far, farthest = centres[:, 5], centres[:, 12], centres[:, 18]
-        angle_near = np.arctan2(near - _CAR_COLUMN, 16.0)
-        angle_far = np.arctan2(far - _CAR_COLUMN, 30.0)
-        bend = abs(np.arctan2(farthest - near, 26.0)) + 0.5 * abs(angle_far)
-        target = self._pace * np.clip(34.0 - 26.0 * bend, 9.0, 34.0)
-        speed = wheel_speed(frames)
-        steer = np.clip(self._grip * (0.6 * angle_near + 0.8 * angle_far), -1.0, 1.0)
-        gas = np.clip(0.15 * (target - speed), 0.0, 1.0)
-        brake = np.clip(0.1 * (speed - target - 3.0), 0.0, 0.8)
-        return np.stack([steer, gas, brake], axis=1)
 
     def _next_noise(self) -> NDArray[np.float64]:
         fresh = self._random.normal(size=self._noise.shape) * self._sigma
@@ -140,8 +125,39 @@ class TrackDriver:
         )
 
 
+class TrackDriver:
+    """Follows the road that it sees, slower where it bends, with noise.
+
+    M learns what good driving looks like, and how the car answers small errors.
+    """
+
+    def __init__(self, cars: int, seed: int, style: Style | None = None):
+        style = style or Style()
+        random = np.random.default_rng(seed)
+        self._pace = random.uniform(*style.pace, cars)
+        self._grip = random.uniform(*style.grip, cars)
+        self._noise = ActionNoise(cars, random, style)
+
+    def act(self, frames: Frames) -> Actions:
+        """Actions [n, 3] for frames [n, 96, 96, 3]."""
+        return self._noise.disturb(self._follow(frames))
+
+    def _follow(self, frames: Frames) -> NDArray[np.float64]:
+        centres = road_centres(frames)
+        near, far, farthest = centres[:, 5], centres[:, 12], centres[:, 18]
+        angle_near = np.arctan2(near - _CAR_COLUMN, 16.0)
+        angle_far = np.arctan2(far - _CAR_COLUMN, 30.0)
+        bend = abs(np.arctan2(farthest - near, 26.0)) + 0.5 * abs(angle_far)
+        target = self._pace * np.clip(34.0 - 26.0 * bend, 9.0, 34.0)
+        speed = wheel_speed(frames)
+        steer = np.clip(self._grip * (0.6 * angle_near + 0.8 * angle_far), -1.0, 1.0)
+        gas = np.clip(0.15 * (target - speed), 0.0, 1.0)
+        brake = np.clip(0.1 * (speed - target - 3.0), 0.0, 0.8)
+        return np.stack([steer, gas, brake], axis=1)
+
+
 class BrownianDriver:
-    """A smooth random walk over actions, from rest: M learns the car, the grass, spinning and standing still."""
+    """A smooth random walk over actions: M learns the car, grass, spinning and standing still."""
 
     def __init__(self, cars: int, seed: int):
         self._random = np.random.default_rng(seed)
@@ -157,7 +173,7 @@ class BrownianDriver:
 
 
 class RandomDriver:
-    """Independent uniform actions each step: the paper's random policy, which hardly leaves the start."""
+    """Independent uniform actions: the paper's random policy, which hardly leaves the start."""
 
     def __init__(self, cars: int, seed: int):
         self._random = np.random.default_rng(seed)
@@ -168,8 +184,8 @@ class RandomDriver:
         return self._random.uniform(_LOW, _HIGH, (self._cars, 3)).astype(np.float32)
 
 
-# recovery: wrong manoeuvres and saving them. aggressive: the limit of friction. failures: off the road for good,
-# across the grass to the edge of the field, whose -100 must occur in the data.
+# recovery: wrong manoeuvres and saving them. aggressive: the limit of friction. failures: off the
+# road for good, across the grass to the edge of the field, whose -100 must occur in the data.
 RECOVERY = Style(pace=(0.7, 1.1), noise=(0.05, 0.3), burst_rate=0.015, burst_steps=(4, 12))
 AGGRESSIVE = Style(pace=(1.15, 1.6), grip=(1.0, 2.2), noise=(0.0, 0.3))
 FAILURES = Style(pace=(0.8, 1.5), give_up=0.006, burst_steps=(30, 90))
