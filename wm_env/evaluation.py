@@ -134,7 +134,8 @@ def evaluate(
         WeightsError: the world cannot be loaded.
     """
     seeds = tuple(int(seed) for seed in seeds)
-    _check(env, seeds, backend, max_episode_steps, dream)
+    _check(env, seeds, backend, {"max_episode_steps": max_episode_steps, "processes": processes})
+    _check_dream(env, dream)
     if observation == "pixels" and env == "real":
         world_model = None
     elif not isinstance(world_model, WorldModel):
@@ -176,7 +177,7 @@ def _in_order(episodes: list[Episode], env: str, backend: str) -> Evaluation:
 
 
 def _check(
-    env: str, seeds: tuple[int, ...], backend: str, max_episode_steps: int, dream: Any
+    env: str, seeds: tuple[int, ...], backend: str, counts: Mapping[str, int | None]
 ) -> None:
     for name, value, expected in (("env", env, ENVS), ("backend", backend, BACKENDS)):
         if value not in expected:
@@ -184,10 +185,14 @@ def _check(
     if not seeds or min(seeds) < 0 or max(seeds) >= 2**31:
         raise ValueError(
             f"seeds are {_ranges(seeds) or 'none'}; expected one or more, from 0 to 2**31 - 1. "
-            "range(1000, 1100) are those that the published figures use."
+            "range(1000, 1100) are those that published figures use."
         )
-    if max_episode_steps < 1:
-        raise ValueError(f"max_episode_steps is {max_episode_steps}; expected 1 or more.")
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise ValueError(f"{name} is {count}; expected 1 or more.")
+
+
+def _check_dream(env: str, dream: Mapping[str, Any] | None) -> None:
     if dream is not None and (env != "dream" or not set(dream) <= set(_DREAM)):
         raise ValueError(
             f"dream is {dict(dream)} with env={env!r}; expected some of {', '.join(_DREAM)}, and "

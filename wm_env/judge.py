@@ -82,6 +82,14 @@ def drive_gymnasium(
             worker.stop()
 
 
+@dataclass(frozen=True)
+class _Failure:
+    """Why a process could not drive an episode, and where in the code."""
+
+    reason: str
+    trace: str = ""
+
+
 @dataclass
 class _Worker:
     """A process, the pipe to it, and the seed that it has in hand."""
@@ -118,8 +126,11 @@ class _Worker:
         """The episode that the process has finished."""
         with self._noticing_death():
             answer = self.connection.recv()
-        if isinstance(answer, str):
-            raise EvaluationError(f"the episode of seed {self.seed} failed: {answer}")
+        if isinstance(answer, _Failure):
+            error = EvaluationError(f"the episode of seed {self.seed} failed: {answer.reason}")
+            if answer.trace:
+                error.add_note(answer.trace)
+            raise error
         return answer
 
     def stop(self) -> None:
@@ -147,12 +158,12 @@ def _work(connection: Connection) -> None:
     """A process's life: a job, then seeds until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, who ends us
     with contextlib.suppress(EOFError, OSError):
-        job, failure = connection.recv_bytes(), ""
+        job, failure = connection.recv_bytes(), None
         try:
             policy, policy_params, world, options = pickle.loads(job)
             world = jax.tree.map(jnp.asarray, world)
         except Exception as error:
-            failure = (
+            failure = _Failure(
                 f"the policy cannot be loaded in another process ({error}). Define it at the top "
                 "level of a module that can be imported; not in a notebook or an interactive "
                 "session."
@@ -162,7 +173,7 @@ def _work(connection: Connection) -> None:
             try:
                 answer = failure or _drive(policy, policy_params, world, options, seed)
             except Exception as error:
-                answer = f"{error}\n{traceback.format_exc()}"
+                answer = _Failure(f"{type(error).__name__}: {error}", traceback.format_exc())
             connection.send(answer)
 
 

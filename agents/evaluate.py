@@ -1,0 +1,76 @@
+"""`python -m agents evaluate`: a linear controller's return on real tracks, or in dreams."""
+
+import json
+import platform
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from agents.linear import linear_policy, load_linear
+from wm_env import __version__
+from wm_env.evaluation import Evaluation, evaluate
+from wm_env.weights import load_world, write_atomically
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Drive one episode for each seed with a controller and tell how it went.
+
+    The defaults are the protocol of published figures: 100 episodes of Gymnasium's CarRacing-v3,
+    seeds 1000 to 1099, a deterministic controller, no warm-up.
+    """
+
+    env: Literal["real", "dream"] = "real"
+    episodes: int = 100
+    first_seed: int = 1000
+    backend: Literal["gymnasium", "envpool"] = "gymnasium"  # of the real tracks
+    controller: str = "carracing_controller"  # file or shipped name
+    world: str = "carracing"  # file or shipped name
+    json: Path | None = None  # write all figures here
+    processes: int | None = None  # on Gymnasium; one a core unless told
+    steps: int = 1000  # frames of an episode at most
+    temperature: float = 1.0  # of dreams, as the next two
+    dropout: float = 0.0
+    track_tiles: float = 281.0
+
+
+def run(config: EvaluateConfig) -> Evaluation:
+    """Evaluate, print a summary, and write JSON where asked.
+
+    Raises:
+        ValueError: a number outside its range.
+        EvaluationError: a process that drives died.
+        WeightsError: the world or the controller cannot be loaded, or they do not fit.
+    """
+    if config.episodes < 1:
+        raise ValueError(f"episodes is {config.episodes}; expected 1 or more.")
+    world = load_world(config.world)
+    features = world.latent_size + world.hidden_size
+    controller, training = load_linear(config.controller, features=features)
+    dream = {name: getattr(config, name) for name in ("temperature", "dropout", "track_tiles")}
+    evaluation = evaluate(
+        linear_policy,
+        controller,
+        env=config.env,
+        seeds=range(config.first_seed, config.first_seed + config.episodes),
+        world_model=world,
+        backend=config.backend,
+        processes=config.processes,
+        max_episode_steps=config.steps,
+        dream=dream if config.env == "dream" else None,
+    )
+    print(evaluation.summary())
+    if config.json is not None:
+        facts = {**evaluation.as_dict(), **_circumstances(config), "training": training}
+        write_atomically(config.json, (json.dumps(facts, indent=1) + "\n").encode())
+    return evaluation
+
+
+def _circumstances(config: EvaluateConfig) -> dict[str, Any]:
+    """What else one must know to get the same figures."""
+    packages = ["gymnasium", "jax"] + ["envpool"] * (config.backend == "envpool")
+    options = {**asdict(config), "json": str(config.json)}
+    versions = {"python": platform.python_version(), "wm_env": __version__}
+    versions |= {name: version(name) for name in packages}
+    return {"options": options, "versions": versions}
