@@ -1,0 +1,161 @@
+"""Recordings, the dream beside them, and films of both."""
+
+import imageio.v3 as iio
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from agents import film as film_module
+from agents.film import Film, make_film, write_filmstrip, write_gif, write_mp4
+from agents.linear import LinearController, linear_policy
+from agents.recording import (
+    Recording,
+    Syncing,
+    decode,
+    dream_along,
+    foresee,
+    record,
+    write_telemetry,
+)
+
+STEPS = 24
+SYNCING = Syncing(watch=4, every=10)
+
+
+@pytest.fixture(scope="module")
+def recording(world):
+    return record(linear_policy, LinearController.zeros(), world, seed=3, max_steps=STEPS)
+
+
+@pytest.fixture(scope="module")
+def film(world, recording):
+    return make_film(world, recording, syncing=SYNCING)
+
+
+def test_a_recording_keeps_what_the_driver_saw_and_got(world, recording):
+    assert recording.length == STEPS
+    assert recording.images.shape == (STEPS + 1, 64, 64, 3)
+    assert recording.z.shape == (STEPS + 1, 32) and recording.h.shape == (STEPS + 1, 256)
+    np.testing.assert_allclose(
+        recording.z[5], world.encode(jnp.asarray(recording.images[5])), atol=1e-4
+    )
+    assert not recording.h[0].any() and recording.h[1].any()
+    np.testing.assert_array_equal(recording.actions[0], np.float32([0.0, 0.5, 0.0]))
+    assert not recording.lap_finished and not recording.off_field
+
+
+def test_the_same_seed_records_the_same_drive(world, recording):
+    again = record(
+        linear_policy, LinearController.zeros(), world, seed=3, max_steps=STEPS, progress=False
+    )
+    np.testing.assert_array_equal(again.images, recording.images)
+    np.testing.assert_array_equal(again.rewards, recording.rewards)
+
+
+def test_foresight_is_of_each_real_step(world, recording):
+    foresight = foresee(world, recording.z, recording.actions)
+    prediction, carry = world.mdn_rnn.step(
+        jnp.asarray(recording.z[0]),
+        jnp.asarray(recording.actions[0]),
+        world.mdn_rnn.initial_carry(),
+    )
+    assert foresight.surprise.shape == (STEPS,)
+    np.testing.assert_allclose(foresight.tiles[0], np.exp(prediction.log_tiles), rtol=1e-4)
+    np.testing.assert_allclose(recording.h[1], carry.h, atol=1e-4)
+
+
+def test_a_dream_that_always_looks_is_the_real_thing(world, recording):
+    looks = np.ones(STEPS + 1, bool)
+    dreamt = dream_along(world, recording.z, recording.actions, looks, jax.random.key(0))
+    np.testing.assert_array_equal(dreamt.z, recording.z)
+    assert not dreamt.alone.any()
+
+
+def test_a_dream_takes_over_the_real_latent_when_it_looks(film, recording, world):
+    looks = SYNCING.looks(STEPS + 1)
+    assert list(np.flatnonzero(looks)) == [0, 1, 2, 3, 4, 14, 24]
+    assert list(film.alone) == [0, 0, 0, 0, 0, *range(1, 10), 0, *range(1, 10), 0]
+    dreamt = dream_along(world, recording.z, recording.actions, looks, jax.random.key(0))
+    np.testing.assert_array_equal(dreamt.z[looks], recording.z[looks])
+    assert (np.abs(dreamt.z - recording.z).max(axis=1)[~looks] > 0).all()
+
+
+def test_a_dream_that_looks_goes_on_with_the_carry_of_having_watched(world, recording):
+    looks = np.arange(STEPS + 1) == 10
+    key = jax.random.key(5)
+    dreamt = dream_along(world, recording.z, recording.actions, looks, key)
+    carry = world.burn_in(jnp.asarray(recording.z[:11]), jnp.asarray(recording.actions[:10]))
+    following = world.advance(
+        jnp.asarray(recording.z[10]),
+        jnp.asarray(recording.actions[10]),
+        carry,
+        key=jax.random.split(key, STEPS)[10],
+    )
+    np.testing.assert_allclose(dreamt.z[11], following.z, atol=1e-4)
+
+
+def test_the_first_dream_ends_before_the_next_look_or_the_episode():
+    assert Syncing().first_dream(1001) == (50, 299)
+    assert Syncing().first_dream(101) == (50, 100)
+    assert Syncing().first_dream(20) == (19, 19)
+
+
+def test_decoding_in_batches_leaves_nothing_out(world, recording):
+    images = decode(world, recording.z, batch=8)
+    assert images.shape == (STEPS + 1, 64, 64, 3)
+    np.testing.assert_array_equal(images, decode(world, recording.z, batch=64))
+
+
+def test_telemetry_holds_every_series(world, recording, tmp_path):
+    write_telemetry(
+        recording, foresee(world, recording.z, recording.actions), tmp_path / "drive.npz"
+    )
+    with np.load(tmp_path / "drive.npz", allow_pickle=False) as series:
+        assert series["z"].shape == (STEPS + 1, 32) and series["h"].shape == (STEPS + 1, 256)
+        assert series["action"].shape == (STEPS, 3)
+        for name in ("reward", "real_tiles", "predicted_tiles", "surprise"):
+            assert series[name].shape == (STEPS,) and np.isfinite(series[name]).all()
+        assert series["seed"] == 3
+
+
+def test_the_mp4_has_every_frame_and_even_sides(film, tmp_path):
+    write_mp4(film, tmp_path / "drive.mp4", scale=2, progress=False)
+    video = iio.imread(tmp_path / "drive.mp4")
+    assert len(video) == STEPS + 1
+    assert video.shape[1] % 2 == 0 and video.shape[2] % 2 == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["drive.mp4"]
+
+
+def test_a_film_that_fails_leaves_no_file(film, tmp_path, monkeypatch):
+    compose = film_module.compose
+
+    def fail_later(film: Film, time: int, **options):
+        if time == 3:
+            raise KeyboardInterrupt
+        return compose(film, time, **options)
+
+    monkeypatch.setattr(film_module, "compose", fail_later)
+    with pytest.raises(KeyboardInterrupt):
+        write_mp4(film, tmp_path / "drive.mp4", scale=2, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_gif_shows_every_fourth_frame(film, tmp_path):
+    write_gif(film, tmp_path / "drive.gif", frames=20, scale=1)
+    assert len(iio.imread(tmp_path / "drive.gif")) == 5
+
+
+def test_a_short_film_has_a_filmstrip_too(film, tmp_path):
+    write_filmstrip(film, tmp_path / "strip.png")
+    assert iio.imread(tmp_path / "strip.png").shape[1] > 800
+
+
+def test_the_dream_panel_says_when_it_is_alone(film):
+    labels = [film_module._dream_label(film, time) for time in (0, 8, 14)]
+    assert labels == ["dream: watching", "dream: alone for 0.1 s", "dream: re-synced"]
+
+
+def test_recordings_are_told_by_their_sums(recording):
+    assert isinstance(recording, Recording)
+    assert recording.ret == pytest.approx(float(recording.rewards.sum()))

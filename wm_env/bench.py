@@ -1,0 +1,190 @@
+"""`python -m wm_env bench`: rows of results, each beside what the hardware would allow at most."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from wm_env import speed
+from wm_env.dream import DreamParams
+from wm_env.judge import usable_cores
+from wm_env.progress import progress_bar
+from wm_env.weights import load_world, shipped_names, write_atomically
+from wm_env.world_model import WorldModel
+
+DREAM_BATCHES = (1, 256, 1024, 4096)
+
+# What the other half of a clone times; a wheel does not have it.
+_TRAINING = Path(__file__).parents[1] / "training" / "bench.py"
+
+
+class BenchError(RuntimeError):
+    """A part of the benchmark failed; the message says which."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One result: `limit`, in the same unit, is the most that the hardware would allow."""
+
+    name: str
+    value: float
+    unit: str
+    limit: float | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        """The share of the limit that was reached."""
+        return self.value / self.limit if self.limit else None
+
+
+def rows_to_json(rows: Sequence[Row]) -> str:
+    """A list of {"name", "value", "unit", "limit" or null, "ratio" or null}."""
+    return json.dumps([{**asdict(row), "ratio": row.ratio} for row in rows], indent=2) + "\n"
+
+
+def rows_from_json(text: str) -> list[Row]:
+    """What `rows_to_json` wrote."""
+    return [
+        Row(item["name"], float(item["value"]), item["unit"], _float_or_none(item["limit"]))
+        for item in json.loads(text)
+    ]
+
+
+def _float_or_none(value: float | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def write_rows(rows: Sequence[Row], path: Path) -> None:
+    """Write the rows as JSON, whole or not at all."""
+    write_atomically(path, rows_to_json(rows).encode())
+
+
+def print_rows(rows: Sequence[Row], title: str) -> None:
+    """A table on stdout."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("what", overflow="fold")
+    for column in ("value", "unit", "limit", "ratio"):
+        table.add_column(column, justify="left" if column == "unit" else "right", no_wrap=True)
+    for row in rows:
+        limit = "" if row.limit is None else _figures(row.limit)
+        ratio = "" if row.ratio is None else f"{row.ratio:.1%}"
+        table.add_row(row.name, _figures(row.value), row.unit, limit, ratio)
+    Console().print(table)
+
+
+def _figures(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """Time matmuls, dreams and the real CarRacing; in a clone collection and VAE training too."""
+
+    json: Path | None = None  # write the rows here too
+    quick: bool = False  # short runs, whose figures are rough
+    world: str | None = None  # file or shipped name; speed depends on its sizes only
+    training: bool = True  # run `python -m training bench` too, where there is one
+
+
+def run(config: BenchConfig) -> list[Row]:
+    """Time everything, print a table, write JSON; returns the rows."""
+    rows = dream_rows(world_or_untrained(config.world), quick=config.quick)
+    if config.training and _TRAINING.is_file():
+        rows += training_rows(quick=config.quick)
+    elif config.training:
+        print("collection and VAE training are timed in a clone only", file=sys.stderr)
+    print_rows(rows, f"{jax.devices()[0].device_kind}, {usable_cores()} cores")
+    if config.json:
+        write_rows(rows, config.json)
+    return rows
+
+
+def world_or_untrained(path_or_shipped_name: str | None = None) -> WorldModel:
+    """A world by its name, else the shipped one, else one of random weights."""
+    if path_or_shipped_name is None and "carracing" not in shipped_names():
+        return speed.untrained_world()
+    return load_world(path_or_shipped_name or "carracing")
+
+
+def dream_rows(world: WorldModel, *, quick: bool = False) -> list[Row]:
+    """Matmul, dream and real rates; a dream's limit is its matmuls at the rate of a large one."""
+    largest, share, repeats = (1024, 0.1, 1) if quick else (4096, 1.0, 3)
+    flops, size = speed.matmul_rate(largest, repeats=repeats)
+    limit = flops / speed.dream_step_flops(world)
+    params = DreamParams(world_model=world)
+
+    def steps(count: int) -> int:
+        return max(4, int(count * share))
+
+    jobs: list[tuple[str, Callable[[], float | None], float | None]] = [
+        (
+            f"dream, gymnax env.step, batch {batch}",
+            lambda batch=batch: speed.dream_rate(
+                params, batch, steps=steps(max(32, 100_000 // (batch + 24))), repeats=repeats
+            ),
+            limit,
+        )
+        for batch in DREAM_BATCHES
+    ]
+    jobs += [
+        (
+            f"dream, gym.make_vec, {lanes} lanes",
+            lambda lanes=lanes: speed.gym_vector_rate(
+                world, lanes, steps=steps(40_000 // lanes), repeats=repeats
+            ),
+            limit,
+        )
+        for lanes in (256, 1024)
+    ]
+    jobs += [
+        (
+            "dream, gym.make",
+            lambda: speed.gym_rate(world, steps=steps(1000), repeats=repeats),
+            limit,
+        ),
+        (
+            "real CarRacing-v3, Gymnasium, one core",
+            lambda: speed.real_rate(steps=steps(200), repeats=repeats),
+            None,
+        ),
+        (
+            "real CarRacing-v3, EnvPool, all cores",
+            lambda: speed.envpool_rate(steps=steps(100), repeats=repeats),
+            None,
+        ),
+    ]
+    rows = [Row(f"float32 matmul, {size} x {size}", flops / 1e9, "GFLOP/s")]
+    with progress_bar("benchmark", total=len(jobs), unit="rates") as bar:
+        for name, measure, most in jobs:
+            bar.advance(0, note=name)
+            rate = measure()
+            if rate is not None:  # EnvPool is not installed
+                rows.append(Row(name, rate, "steps/s", most))
+            bar.advance(1)
+    return rows
+
+
+def training_rows(*, quick: bool = False) -> list[Row]:
+    """The rows of `python -m training bench`, run as a program: it imports us, not we it.
+
+    Raises:
+        BenchError: when that program fails.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.json"
+        command = [sys.executable, "-m", "training", "bench", "--json", str(path)]
+        command += ["--quick"] if quick else []
+        done = subprocess.run(command, cwd=_TRAINING.parents[1], stdout=subprocess.DEVNULL)
+        if done.returncode != 0:
+            raise BenchError(
+                f"`python -m training bench` ended with status {done.returncode}; its message is "
+                "above. Run it by itself, or leave it out with --no-training."
+            )
+        return rows_from_json(path.read_text())

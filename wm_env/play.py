@@ -1,0 +1,99 @@
+"""`python -m wm_env play`: a person drives the dream, or the real car, with the arrow keys."""
+
+import os
+import sys
+from dataclasses import dataclass
+from itertools import product
+
+import gymnasium
+import numpy as np
+
+import registrations
+
+
+@dataclass(frozen=True)
+class PlayConfig:
+    """Drive the dream with the arrow keys: steer, up for gas, down for the brake."""
+
+    world: str = "carracing"  # file or shipped name
+    real: bool = False  # Gymnasium's CarRacing-v3 instead
+    temperature: float = 1.0
+    start: str = "first"  # first, middle or mixed
+    seed: int | None = None
+    fps: int = 50
+
+
+class NoDisplayError(RuntimeError):
+    """There is no screen to open a window on."""
+
+
+def run(config: PlayConfig) -> None:
+    """Drive until the window is closed; an ended episode begins anew.
+
+    Raises:
+        NoDisplayError: without a display.
+        WeightsError: the world cannot be loaded.
+    """
+    require_display()
+    from gymnasium.utils.play import play
+
+    print("arrow keys: steer, gas (up) and brake (down); Escape leaves", file=sys.stderr)
+    env = make(config)
+    noop = np.zeros(3, np.float32)
+    try:
+        play(env, fps=config.fps, keys_to_action=keys_to_action(), seed=config.seed, noop=noop)
+    finally:
+        env.close()
+
+
+def make(config: PlayConfig) -> gymnasium.Env:
+    """The environment that PlayConfig names, rendering to arrays."""
+    if config.real:
+        return gymnasium.make("CarRacing-v3", render_mode="rgb_array")
+    return gymnasium.make(
+        registrations.DREAM_ID,
+        render_mode="rgb_array",
+        world_model=config.world,
+        temperature=config.temperature,
+        start=config.start,
+    )
+
+
+def keys_to_action() -> dict[tuple[int, ...], np.ndarray]:
+    """Arrow keys, alone and together, as CarRacing's own keyboard loop takes them."""
+    import pygame
+
+    steer = {None: 0.0, pygame.K_LEFT: -1.0, pygame.K_RIGHT: 1.0}
+    gas = {None: 0.0, pygame.K_UP: 1.0}
+    brake = {None: 0.0, pygame.K_DOWN: 0.8}
+    actions = {}
+    for keys in product(steer, gas, brake):
+        pressed = tuple(sorted(key for key in keys if key is not None))
+        if pressed:
+            actions[pressed] = np.float32([steer[keys[0]], gas[keys[1]], brake[keys[2]]])
+    return actions
+
+
+def require_display() -> None:
+    """Open and close the display once, so that its lack is told before anything is loaded.
+
+    Raises:
+        NoDisplayError: there is none.
+    """
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    import pygame
+
+    try:
+        pygame.display.init()
+        driver = pygame.display.get_driver()
+    except pygame.error as error:
+        driver = str(error)
+    else:
+        pygame.display.quit()
+        if driver not in ("dummy", "offscreen"):
+            return
+    raise NoDisplayError(
+        f"no display to drive on: SDL says {driver!r}, DISPLAY is {os.environ.get('DISPLAY')!r}. "
+        "Run this on a desktop or through `ssh -X`; without one, `python -m agents demo` "
+        "writes films."
+    )

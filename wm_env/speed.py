@@ -1,0 +1,160 @@
+"""How fast this machine multiplies, dreams and simulates, each as a rate.
+
+A rate is the best of a few timed runs after one that compiles, so that other work on the machine
+disturbs it little.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import registrations
+from wm_env.car_racing import default_backend, make_car_racing, make_car_racing_vector
+from wm_env.dream import DreamCarRacing, DreamParams
+from wm_env.judge import usable_cores
+from wm_env.mdn_rnn import MDNRNN, MDNRNNConfig
+from wm_env.vae import VAE, VAEConfig
+from wm_env.world_model import StartStates, WorldModel
+
+_MATMUL_SIZES = (256, 512, 1024, 2048, 4096)
+_MATMUL_PATIENCE = 0.6  # seconds; a matmul that would take longer is not tried
+
+_GENTLE = np.float32([0.0, 0.1, 0.0])  # a little gas, straight on
+
+
+def best_rate(work: Callable[[], Any], amount: float, *, repeats: int = 3) -> float:
+    """`amount` over the shortest of `repeats` timed calls of `work`, after an untimed one."""
+    jax.block_until_ready(work())
+    shortest = float("inf")
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        jax.block_until_ready(work())
+        shortest = min(shortest, time.perf_counter() - begin)
+    return amount / shortest
+
+
+def matmul_rate(
+    largest: int = 4096, *, dtype: Any = jnp.float32, repeats: int = 3
+) -> tuple[float, int]:
+    """FLOP/s of a square matmul at JAX's default precision, and the size that was timed.
+
+    The size is `largest`, or on a slow machine the largest that takes no more than half a second.
+    """
+    rate, size = 0.0, 0
+    for following in (size for size in _MATMUL_SIZES if size <= largest):
+        flops = 2.0 * following**3
+        if rate and flops / rate > _MATMUL_PATIENCE:
+            break
+        x = jax.random.normal(jax.random.key(0), (following, following)).astype(dtype)
+        multiply = jax.jit(jnp.matmul)
+        rate, size = best_rate(lambda: multiply(x, x), flops, repeats=repeats), following  # noqa: B023
+    return rate, size
+
+
+def dream_step_flops(world: WorldModel) -> float:
+    """Floating-point operations of M's two matmuls in one dreamt step; the rest is small beside."""
+    return 2.0 * (world.mdn_rnn.gate_weight.size + world.mdn_rnn.head_weight.size)
+
+
+def dream_rate(params: DreamParams, batch: int, *, steps: int, repeats: int = 3) -> float:
+    """Dream steps/s through gymnax's public `env.step`: vmapped, auto-resetting, scanned in time.
+
+    A random linear policy acts on the features, so that none of the observation can be left out.
+    """
+    env = DreamCarRacing()
+    weight = 0.1 * jax.random.normal(jax.random.key(1), (3, env.observation_space(params).shape[0]))
+    reset = jax.vmap(env.reset, in_axes=(0, None))
+    step = jax.vmap(env.step, in_axes=(0, 0, 0, None))
+
+    @jax.jit
+    def drive(params: DreamParams, key: jax.Array) -> tuple[Any, Any]:
+        key_reset, key_dream = jax.random.split(key)
+        observation, state = reset(jax.random.split(key_reset, batch), params)
+
+        def frame(now: tuple, key: jax.Array) -> tuple[tuple, tuple]:
+            observation, state = now
+            action = jnp.tanh(observation @ weight.T)
+            keys = jax.random.split(key, batch)
+            observation, state, reward, terminated, truncated, _ = step(keys, state, action, params)
+            return (observation, state), (reward, terminated, truncated)
+
+        return jax.lax.scan(frame, (observation, state), jax.random.split(key_dream, steps))
+
+    return best_rate(
+        lambda: drive(params, jax.random.key(0)), float(batch * steps), repeats=repeats
+    )
+
+
+def gym_vector_rate(world: WorldModel, lanes: int, *, steps: int, repeats: int = 3) -> float:
+    """Dream steps/s through `gym.make_vec`, numpy in and numpy out."""
+    env = gymnasium.make_vec(registrations.DREAM_ID, num_envs=lanes, world_model=world)
+    rate = _vector_rate(env, steps, repeats)
+    env.close()
+    return rate
+
+
+def gym_rate(world: WorldModel, *, steps: int, repeats: int = 3) -> float:
+    """Dream steps/s of one environment through `gym.make`."""
+    env = gymnasium.make(registrations.DREAM_ID, world_model=world)
+    rate = _single_rate(env, steps, repeats)
+    env.close()
+    return rate
+
+
+def real_rate(*, steps: int, repeats: int = 3) -> float:
+    """Steps/s of Gymnasium's CarRacing-v3, one environment on one core."""
+    env = make_car_racing()
+    rate = _single_rate(env, steps, repeats)
+    env.close()
+    return rate
+
+
+def envpool_rate(*, steps: int, lanes: int = 16, repeats: int = 3) -> float | None:
+    """Steps/s of EnvPool's CarRacing-v3 on all cores, or None where EnvPool is not installed."""
+    if default_backend() != "envpool":
+        return None
+    env = make_car_racing_vector(lanes, backend="envpool", threads=usable_cores())
+    rate = _vector_rate(env, steps, repeats)
+    env.close()
+    return rate
+
+
+def _vector_rate(env: gymnasium.vector.VectorEnv, steps: int, repeats: int) -> float:
+    env.reset(seed=0)
+    actions = np.tile(_GENTLE, (env.num_envs, 1))
+
+    def work() -> None:
+        for _ in range(steps):
+            env.step(actions)
+
+    return best_rate(work, float(env.num_envs * steps), repeats=repeats)
+
+
+def _single_rate(env: gymnasium.Env, steps: int, repeats: int) -> float:
+    env.reset(seed=0)
+
+    def work() -> None:
+        for _ in range(steps):
+            _, _, terminated, truncated, _ = env.step(_GENTLE)
+            if terminated or truncated:
+                env.reset()
+
+    return best_rate(work, float(steps), repeats=repeats)
+
+
+def untrained_world(seed: int = 0) -> WorldModel:
+    """Random weights of the paper's sizes: as fast as a trained world, and as slow."""
+    key_vae, key_mdn_rnn, key_starts = jax.random.split(jax.random.key(seed), 3)
+    config = MDNRNNConfig()
+    first_z = jax.random.normal(key_starts, (4, config.latent_size))
+    rest = jnp.zeros((4, config.hidden_size))
+    return WorldModel(
+        vae=VAE(VAEConfig(latent_size=config.latent_size), key=key_vae),
+        mdn_rnn=MDNRNN(config, key=key_mdn_rnn),
+        starts=StartStates(first_z=first_z, z=first_z, h=rest, c=rest),
+    )
