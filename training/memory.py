@@ -22,21 +22,23 @@ from wm_env.mdn_rnn import MDNRNN, Carry, MDNRNNConfig
 class MemoryConfig:
     """How M is fitted.
 
-    posterior_noise scales V's own uncertainty and is added to the latents: 0 gives the means, 1 posterior
-    samples. A little keeps the density from becoming needle-sharp; much of it lets M read the road from the
-    driver's actions, because the driver acted on the mean. The weights of tiles and off-field are the seed
+    M sees the posterior means, as the driver does, plus noise of standard deviation `latent_noise`, which keeps
+    the density from becoming needle-sharp and teaches M to return from where its own dreams stray.
+    `posterior_noise` adds that share of V's own uncertainty (1: posterior samples, as in the paper); much of it
+    lets M read the road from the driver's actions, because the driver acted on the mean. The weights of tiles and off-field are the seed
     project's, over log-likelihoods instead of its squared errors.
     """
 
     mdn_rnn: MDNRNNConfig = MDNRNNConfig()
-    posterior_noise: float = 0.3
+    latent_noise: float = 0.08
+    posterior_noise: float = 0.0
     tiles_weight: float = 10.0
     off_field_weight: float = 10.0
-    batch: int = 64
-    length: int = 250
-    burn_in: int = 24
-    steps: int = 700
-    learning_rate: float = 2e-3
+    batch: int = 128
+    length: int = 100
+    burn_in: int = 20
+    steps: int = 2000
+    learning_rate: float = 1.5e-3
     clip: float = 1.0
     seed: int = 0
 
@@ -73,8 +75,8 @@ def memory_loss(
     Source: Ha & Schmidhuber (2018), A.2, for the mixture; the other heads replace the seed's reward and done.
     """
     key_noise, key_mask = jax.random.split(key)
-    noise = config.posterior_noise * jax.random.normal(key_noise, window.z.shape)
-    z = window.z + noise * jnp.exp(window.log_sigma)
+    deviation = config.latent_noise + config.posterior_noise * jnp.exp(window.log_sigma)
+    z = window.z + deviation * jax.random.normal(key_noise, window.z.shape)
     rate = config.mdn_rnn.dropout
     mask = None
     if rate > 0.0:
