@@ -1,6 +1,7 @@
 """CMA-ES over controllers in the dream: one generation is one compiled program.
 
-Source: Hansen (2016), "The CMA Evolution Strategy: A Tutorial", as evosax implements it; Ha & Schmidhuber (2018), A.4.
+Source: Hansen (2016), "The CMA Evolution Strategy: A Tutorial", as evosax implements it; Ha &
+Schmidhuber (2018), A.4.
 """
 
 from dataclasses import dataclass
@@ -20,8 +21,8 @@ from wm_env.rollout import Policy, Rollout, rollout
 class CMAESConfig:
     """Size of the search.
 
-    Every candidate of a generation dreams the same `dreams` dreams (starts and noise), so that luck does not
-    choose; `steps` is the horizon in frames, 50 a second.
+    Every candidate of a generation dreams the same `dreams` dreams (starts and noise), so that
+    luck does not choose; `steps` is the horizon in frames, 50 a second.
     """
 
     population: int = 64  # Ha & Schmidhuber (2018)
@@ -31,7 +32,7 @@ class CMAESConfig:
 
 
 class Generation(NamedTuple):
-    """How a generation went: returns over all its dreams, and the mean controller's on fixed dreams."""
+    """How a generation went: returns in all its dreams, the mean controller's in fixed ones."""
 
     mean_return: Float[Array, ""]
     best_return: Float[Array, ""]
@@ -39,8 +40,9 @@ class Generation(NamedTuple):
 
 
 class Evolution:
-    """A search from `controller` on: `state = init(key)`, then `state, generation = advance(state, params, key)`.
+    """A search from `controller` on.
 
+    `state = init(key)`, then `state, generation = advance(state, params, key)`, again and again.
     The solution is `controller(state)`, the distribution's mean: the luckiest sample is never kept.
     """
 
@@ -62,7 +64,10 @@ class Evolution:
 
     @eqx.filter_jit
     def advance(self, state: Any, params: DreamParams, key: Array) -> tuple[Any, Generation]:
-        """One generation: ask, dream, tell. Worlds and their parameters are arguments: swapping compiles nothing."""
+        """One generation: ask, dream, tell.
+
+        Worlds and their parameters are arguments: swapping them compiles nothing.
+        """
         key_ask, key_dreams, key_tell = jax.random.split(key, 3)
         defaults = self._strategy.default_params
         population, state = self._strategy.ask(key_ask, state, defaults)

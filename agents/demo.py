@@ -17,6 +17,7 @@ from agents.linear import LinearController, linear_policy, load_linear
 from agents.recording import FPS, record
 from wm_env.dream import DreamCarRacing, DreamParams
 from wm_env.evaluation import evaluate
+from wm_env.machine import device_name
 from wm_env.progress import progress_bar
 from wm_env.rollout import Rollout, rollout
 from wm_env.weights import load_world, write_atomically
@@ -64,8 +65,7 @@ def run(config: DemoConfig) -> list[Path]:
     world = load_world(config.world)
     features = world.latent_size + world.hidden_size
     controller, _ = load_linear(config.controller, features=features)
-    device = jax.devices()[0]
-    print(f"device: {device.platform}, {device.device_kind}")
+    print(f"device: {device_name()}")
     dream, rate = drive_dreams(world, controller, config)
     print(f"dream: {rate:,.0f} steps/s, {config.dreams} dreams of {config.steps} frames at once")
     real = drive_real(world, controller, config)
@@ -165,14 +165,15 @@ def plot_returns(dream: Drives, real: Drives, path: Path) -> None:
     both = np.concatenate([dream.returns, real.returns])
     low, high = both.min(), both.max()
     margin = max(10.0, 0.05 * (high - low))
-    counts, _, _ = axes.hist(
+    bars = axes.hist(
         dream.returns,
         bins=np.linspace(low - margin, high + margin, 41),
         color="tab:blue",
         alpha=0.55,
         label=_summary(dream),
     )
-    heights = np.full(len(real.returns), 0.06 * counts.max())
+    most = np.max(bars[0])
+    heights = np.full(len(real.returns), 0.06 * most)
     axes.plot(
         real.returns,
         heights,
@@ -189,7 +190,7 @@ def plot_returns(dream: Drives, real: Drives, path: Path) -> None:
         f"frames, {FPS} a second)",
         ylabel="dreams",
         title="One controller in the dream it was evolved in, and on real tracks it never saw",
-        ylim=(0, 1.3 * counts.max()),
+        ylim=(0, 1.3 * most),
     )
     axes.grid(alpha=0.3)
     axes.legend(loc="upper left", framealpha=0.9)

@@ -18,7 +18,8 @@ Frames = NDArray[np.uint8]
 Actions = NDArray[np.float32]
 
 _CAR_COLUMN, _CAR_ROW = 47.5, 66  # where the car's nose is in a 96x96 frame
-_LOW, _HIGH = np.float32([-1.0, 0.0, 0.0]), np.float32([1.0, 1.0, 1.0])
+_LOW = np.array([-1.0, 0.0, 0.0], np.float32)
+_HIGH = np.array([1.0, 1.0, 1.0], np.float32)
 
 
 class Driver(Protocol):

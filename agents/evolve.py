@@ -1,4 +1,7 @@
-"""`python -m agents evolve`: a linear controller learns to drive in the dream; reality only says which to keep."""
+"""`python -m agents evolve`: a linear controller learns to drive in the dream.
+
+Reality only says which controller to keep.
+"""
 
 import json
 import time
@@ -25,14 +28,14 @@ from wm_env.weights import load_world, write_atomically
 class EvolveConfig:
     """What to evolve, in which dream, and how often reality is asked.
 
-    Validation drives `validation_episodes` real tracks from `validation_first_seed` on with the mean controller,
-    every `validate_every` generations; keep those seeds below 100, which leaves 1000..1099 for judging.
+    Validation drives `validation_episodes` real tracks from `validation_first_seed` on with the
+    mean controller, every `validate_every` generations; keep those seeds below 100, which leaves
+    1000..1099 for judging.
     """
 
     world: str = "carracing"
-    controller: str | None = (
-        None  # begin from this controller's file or shipped name; zeros otherwise
-    )
+    # Begin from this controller's file or shipped name; zeros otherwise.
+    controller: str | None = None
     out: Path = Path("out/evolve")
     generations: int = 100
     search: CMAESConfig = field(default_factory=CMAESConfig)
@@ -47,7 +50,10 @@ class EvolveConfig:
 
 
 def run(config: EvolveConfig) -> Path:
-    """Evolve, resuming from `out/checkpoint.safetensors`; returns the controller that reality preferred."""
+    """Evolve, resuming from `out/checkpoint.safetensors`.
+
+    Returns the controller that reality preferred.
+    """
     world = load_world(config.world)
     controller = (
         load_linear(config.controller)[0] if config.controller else LinearController.zeros()

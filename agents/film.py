@@ -2,8 +2,12 @@
 
 import io
 import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, cast
 
 import imageio_ffmpeg
 import jax
@@ -21,7 +25,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
 _NOTICE = int(0.6 * FPS)  # frames for which a re-synced dream says so
-_AMBER = np.uint8([255, 190, 60])
+_AMBER = np.array([255, 190, 60], np.uint8)
 
 _GIF_EVERY = 4  # frames; 12.5 a second
 _GIF_COLOURS = 64
@@ -64,26 +68,39 @@ def write_mp4(film: Film, path: Path, *, scale: int = 6, progress: bool = True) 
     height, width = compose(film, 0, scale=scale, smooth=True).shape[:2]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
-    writer = imageio_ffmpeg.write_frames(
-        str(temporary),
-        (width, height),
-        fps=FPS,
-        codec="libx264",
-        macro_block_size=2,
-        ffmpeg_log_level="error",
-        output_params=["-crf", "20", "-preset", "veryfast", "-movflags", "+faststart"],
-    )
     try:
-        writer.send(None)
         with progress_bar(f"writing {path.name}", total=total, unit="frames", show=progress) as bar:
-            for time in range(total):
-                writer.send(compose(film, time, scale=scale, smooth=True))
-                bar.advance(1)
-        writer.close()
+            with _encoder(temporary, width, height) as pipe:
+                for time in range(total):
+                    pipe.write(compose(film, time, scale=scale, smooth=True).tobytes())
+                    bar.advance(1)
         os.replace(temporary, path)
     finally:
-        writer.close()
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _encoder(path: Path, width: int, height: int) -> Iterator[IO[bytes]]:
+    """A pipe for RGB frames into an MP4; the encoder is stopped when what fills it fails.
+
+    imageio's own writer forks before it starts ffmpeg, and JAX's threads do not survive a fork.
+    """
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(FPS)]
+    target = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "20", "-preset", "veryfast"]
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", *source, "-i", "-"]
+    command += [*target, "-movflags", "+faststart", str(path)]
+    # A session of its own: Ctrl-C is for us, and we stop it.
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    pipe = cast(IO[bytes], process.stdin)
+    assert process.stdin is not None
+    try:
+        yield pipe
+        pipe.close()
+        if process.wait() != 0:
+            raise OSError(f"ffmpeg could not write {path} (status {process.returncode})")
+    finally:
+        process.kill()
+        process.wait()
 
 
 def write_gif(film: Film, path: Path, *, frames: int = 400, scale: int = 3) -> None:

@@ -17,6 +17,7 @@ from training.store import Shard
 from training.vision import VisionConfig, VisionState, make_train_step, new_state
 from wm_env.bench import Row, print_rows, write_rows
 from wm_env.judge import usable_cores
+from wm_env.machine import device_name
 from wm_env.progress import progress_bar
 from wm_env.speed import matmul_rate
 from wm_env.vae import VAE
@@ -35,7 +36,7 @@ def run(config: BenchConfig, vision: VisionConfig | None = None) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         rows, shards = collection_rows(Path(folder), quick=config.quick)
         rows += vision_rows(shards, vision or VisionConfig(), quick=config.quick)
-    print_rows(rows, f"{jax.devices()[0].device_kind}, {usable_cores()} cores")
+    print_rows(rows, device_name())
     if config.json:
         write_rows(rows, config.json)
     return rows

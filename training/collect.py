@@ -1,7 +1,8 @@
-"""Collection: many real cars, driven headless by scripted or trained drivers, into a store of shards.
+"""Collection: real cars, driven headless by scripted or trained drivers, into a store of shards.
 
-A worker process a core takes shard after shard. A shard is one episode on each of `cars` cars, so what it holds
-depends on its number and the plan alone: any worker, any machine and any later run would write the same driving.
+A worker process a core takes shard after shard. A shard is one episode on each of `cars` cars, so
+what it holds depends on its number and the plan alone: any worker, any machine and any later run
+would write the same driving.
 """
 
 import os
@@ -38,8 +39,9 @@ from wm_env.reward import recover_track_tiles
 class CollectConfig:
     """What to collect: episodes by driver (rounded up to whole shards), from `first_seed` on.
 
-    Tracks are seeded from `first_seed`, far from the seeds on which controllers are chosen (0..99) and judged
-    (1000..1099). A driver named `policy` is a controller in a world, both given by file, with action noise.
+    Tracks are seeded from `first_seed`, far from the seeds on which controllers are chosen (0..99)
+    and judged (1000..1099). A driver named `policy` is a controller in a world, both given by file,
+    with action noise.
     """
 
     episodes: dict[str, int] = field(
@@ -71,7 +73,7 @@ class CollectConfig:
         return [name for _, name in sorted(spread)]
 
 
-def default_backend() -> str:
+def default_backend() -> Literal["gymnasium", "envpool"]:
     """EnvPool where it is installed (about seven times faster), else Gymnasium."""
     try:
         import envpool  # noqa: F401
@@ -81,7 +83,9 @@ def default_backend() -> str:
 
 
 def make_lanes(backend: str, seeds: Sequence[int]) -> Any:
-    """Vectorised CarRacing-v3, one car for each seed; both back-ends reset on the step after an episode's end.
+    """Vectorised CarRacing-v3, one car for each seed.
+
+    Both back-ends reset on the step after an episode's end.
 
     Raises:
         ValueError: for an unknown back-end, or EnvPool where it is not installed.
@@ -96,8 +100,8 @@ def make_lanes(backend: str, seeds: Sequence[int]) -> Any:
         import envpool
     except ImportError:
         raise ValueError(
-            "backend 'envpool' needs EnvPool, which is not installed: `uv sync --extra envpool`, or use "
-            "--backend gymnasium"
+            "backend 'envpool' needs EnvPool, which is not installed: "
+            "`uv sync --extra envpool`, or use --backend gymnasium"
         ) from None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -241,11 +245,13 @@ def collect(
                         on_shard(shard)
         except BrokenProcessPool as error:
             raise StoreError(
-                f"a collecting worker died after {len(done)} of {len(plan)} shards ({error}); finished shards are "
-                "safe. Run the same command again; with fewer --workers if memory ran out."
+                f"a collecting worker died after {len(done)} of {len(plan)} shards ({error}); "
+                "finished shards are safe. Run the same command again; with fewer --workers if "
+                "memory ran out."
             ) from error
         except BaseException:
-            # Ctrl-C or an error: do not wait minutes for shards in hand, which would be collected again anyway.
+            # Ctrl-C or an error: do not wait minutes for shards in hand, which would be collected
+            # again anyway.
             for process in list((getattr(pool, "_processes", None) or {}).values()):
                 process.terminate()
             raise
@@ -260,7 +266,8 @@ def _same_plan(shard: Shard, name: str, config: CollectConfig) -> Shard:
     expected = (name, config.first_seed + index * config.cars)
     if (row.driver, row.seed) != expected:
         raise StoreError(
-            f"shard {shard.path} was driven by {row.driver!r} from seed {row.seed}, but this plan asks for {expected[0]!r} "
-            f"from seed {expected[1]}; use another --out, or the command that began this store."
+            f"shard {shard.path} was driven by {row.driver!r} from seed {row.seed}, but this plan "
+            f"asks for {expected[0]!r} from seed {expected[1]}; use another --out, or the command "
+            "that began this store."
         )
     return shard

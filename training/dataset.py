@@ -1,7 +1,8 @@
-"""Streams over a store: shuffled images for V, windows of latents for M; memory does not grow with the set.
+"""Streams over a store: shuffled images for V, windows of latents for M.
 
-The last episode of every shard is held out, so that no frame crosses from training to validation and every
-driver is in both. An order is a function of (seed, step): a run that goes on at step n sees what it would have.
+Memory does not grow with the set. The last episode of every shard is held out, so that no frame
+crosses from training to validation and every driver is in both. An order is a function of
+(seed, step): a run that goes on at step n sees what it would have.
 """
 
 from collections.abc import Callable, Iterator
@@ -44,7 +45,8 @@ class ImageStream:
         self._pool_batches = max(1, int(0.9 * pool_images) // batch)
         if sum(chunk.stop - chunk.start for chunk in self._chunks) < batch:
             raise StoreError(
-                f"the store holds fewer training images than one batch of {batch}; collect more, or ask for a smaller batch."
+                f"the store holds fewer training images than one batch of {batch}; collect more, "
+                "or ask for a smaller batch."
             )
 
     def batches(self, start_step: int = 0) -> Iterator[np.ndarray]:
@@ -53,7 +55,8 @@ class ImageStream:
         for pool, images in _prefetched(self._pool, first_pool):
             order = np.random.default_rng([self._seed, 1, pool])
             for index in range(self._pool_batches):
-                # With replacement between batches, without within one: every pool gives equally many batches.
+                # With replacement between batches, without within one: every pool gives equally
+                # many batches.
                 chosen = order.choice(len(images), self._batch, replace=len(images) < self._batch)
                 if pool > first_pool or index >= skip:
                     yield images[chosen]
@@ -71,7 +74,10 @@ class ImageStream:
 def held_out_images(
     shards: list[Shard], count: int, *, seed: int = 0
 ) -> tuple[np.ndarray, list[str]]:
-    """A fixed sample of held-out images, uint8 [count, 64, 64, 3], and the driver of each; spread over shards."""
+    """A fixed sample of held-out images, spread over shards.
+
+    Returns the images, uint8 [count, 64, 64, 3], and the driver of each.
+    """
     random = np.random.default_rng(seed)
     images, drivers = [], []
     for index in range(count):
@@ -92,7 +98,10 @@ def _read_images(shard: Shard, start: int, stop: int) -> np.ndarray:
 
 
 def _prefetched(make: Callable[[int], _Item], first: int) -> Iterator[tuple[int, _Item]]:
-    """(index, make(index)) for index = first, first + 1, …; the next is made in a thread while one is used."""
+    """(index, make(index)) for index = first, first + 1, …
+
+    The next is made in a thread while one is used.
+    """
     with ThreadPoolExecutor(1) as thread:
         index, future = first, thread.submit(make, first)
         while True:
@@ -105,7 +114,8 @@ def _prefetched(make: Callable[[int], _Item], first: int) -> Iterator[tuple[int,
 class Windows(NamedTuple):
     """A batch of windows for M, b windows of t steps; `weight` is 0 in padding and burn-in, else 1.
 
-    z [b, t + 1, z]: the latents before and after each step; log_sigma the same, V's uncertainty of them.
+    z [b, t + 1, z]: the latents before and after each step; log_sigma the same, V's uncertainty of
+    them.
     """
 
     z: np.ndarray
@@ -119,9 +129,10 @@ class Windows(NamedTuple):
 class WindowStream:
     """Windows of training episodes (or held-out ones), half of them mirrored.
 
-    An episode is cut every `length` steps from a random offset, so windows cover it evenly and its end, with its
-    terminal, always belongs to one. A window that does not begin the episode is preceded by `burn_in` steps
-    whose loss does not count, because h starts at 0 there, which no driver ever felt.
+    An episode is cut every `length` steps from a random offset, so windows cover it evenly and its
+    end, with its terminal, always belongs to one. A window that does not begin the episode is
+    preceded by `burn_in` steps whose loss does not count, because h starts at 0 there, which no
+    driver ever felt.
     """
 
     def __init__(
@@ -139,7 +150,10 @@ class WindowStream:
         self._seed, self._held_out, self._group = seed, held_out, min(group, len(shards))
 
     def batches(self, start_step: int = 0) -> Iterator[Windows]:
-        """Batches for ever, from that of `start_step` on; shards are read in groups, in random order."""
+        """Batches for ever, from that of `start_step` on.
+
+        Shards are read in groups, in random order.
+        """
         step = 0
         for group, episodes in _prefetched(self._load_group, 0):
             random = np.random.default_rng([self._seed, 3, group])

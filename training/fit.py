@@ -1,4 +1,7 @@
-"""The fitting loop that V and M share: compiled steps, metrics, checkpoints, and a stop when the loss explodes."""
+"""The fitting loop that V and M share.
+
+Compiled steps, metrics, checkpoints, and a stop when the loss explodes.
+"""
 
 import json
 import time
@@ -35,8 +38,8 @@ def fit(
 ) -> _State:
     """Run `train_step` from step `start` to `steps`.
 
-    Every `every` steps: a line in `metrics.jsonl` (means since the last one, rate, held-out figures) and a
-    checkpoint `checkpoint.safetensors`, both under `out`.
+    Every `every` steps: a line in `metrics.jsonl` (means since the last one, rate, held-out
+    figures) and a checkpoint `checkpoint.safetensors`, both under `out`.
 
     Raises:
         FitError: when the loss is no longer finite.
@@ -54,8 +57,9 @@ def fit(
                 means = {k: float(np.mean([float(m[k]) for m in recent])) for k in metrics}
                 if not all(np.isfinite(value) for value in means.values()):
                     raise FitError(
-                        f"{name}: the loss is not finite at step {step + 1} ({means}); the last good checkpoint is {checkpoint}. "
-                        "Lower the learning rate, or look at the data with `python -m training data`."
+                        f"{name}: the loss is not finite at step {step + 1} ({means}); the last "
+                        f"good checkpoint is {checkpoint}. Lower the learning rate, or look at "
+                        "the data with `python -m training data`."
                     )
                 rate = len(recent) * examples_a_batch / (time.monotonic() - since)
                 line = {"step": step + 1, "per_second": round(rate, 1), **means}

@@ -11,7 +11,10 @@ from training.store import EpisodeRow, Shard, open_store, verify_shard
 
 
 def run_data(store: Path, *, verify: bool = False, columns: int = 16) -> Path:
-    """Print the table, write `contact_sheet.png` beside the shards, and read every byte when `verify`."""
+    """Print the table and write `contact_sheet.png` beside the shards.
+
+    Reads every byte when `verify`.
+    """
     shards = open_store(store)
     if verify:
         for shard in shards:
@@ -54,5 +57,6 @@ def _contact_sheet(shards: list[Shard], columns: int) -> np.ndarray:
     for shard in chosen:
         images = shard.arrays()["images"]
         at = np.linspace(0, shard.frames - 1, columns).astype(int)
-        rows.append(np.concatenate([np.asarray(images[int(index)]) for index in at], axis=1))  # pyright: ignore
+        tiles = [np.asarray(images[int(index)]) for index in at]  # pyright: ignore[reportIndexIssue]
+        rows.append(np.concatenate(tiles, axis=1))
     return np.concatenate(rows, axis=0)

@@ -1,7 +1,8 @@
 """The store seen by V: for every image, plain and mirrored, the posterior that M learns from.
 
-A file `latents-00000.safetensors` a shard holds `mu`, `log_sigma`, `mirrored_mu`, `mirrored_log_sigma`, float16
-[frames, z], and the step arrays of the shard; its metadata names the V that made it, so that a new V makes them anew.
+A file `latents-00000.safetensors` a shard holds `mu`, `log_sigma`, `mirrored_mu`,
+`mirrored_log_sigma`, float16 [frames, z], and the step arrays of the shard; its metadata names the
+V that made it, so that a new V makes them anew.
 """
 
 import hashlib
@@ -29,7 +30,10 @@ _STEP_ARRAYS = ("actions", "tiles", "off_field")
 
 @dataclass(frozen=True)
 class EpisodeLatents:
-    """One episode for M: mu and log_sigma float16 [T + 1, z], actions [T, 3], tiles and off_field [T]."""
+    """One episode for M.
+
+    mu and log_sigma float16 [T + 1, z], actions [T, 3], tiles and off_field [T].
+    """
 
     row: EpisodeRow
     mu: np.ndarray
@@ -49,7 +53,10 @@ class LatentShard:
     def episodes(
         self, *, held_out: bool = False, mirrored: Callable[[], bool] = lambda: False
     ) -> Iterator[EpisodeLatents]:
-        """The training episodes (or the held-out last one), each mirrored when `mirrored()` says so."""
+        """The training episodes (or the held-out last one).
+
+        Each is mirrored when `mirrored()` says so.
+        """
         arrays = load_file(self.path)
         frame = step = 0
         for index, row in enumerate(self.rows):

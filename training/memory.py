@@ -1,6 +1,7 @@
 """Fitting M: what happens next, given the latent that the driver saw and what it did."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,11 +23,12 @@ from wm_env.mdn_rnn import MDNRNN, Carry, MDNRNNConfig
 class MemoryConfig:
     """How M is fitted.
 
-    M sees the posterior means, as the driver does, plus noise of standard deviation `latent_noise`, which keeps
-    the density from becoming needle-sharp and teaches M to return from where its own dreams stray.
-    `posterior_noise` adds that share of V's own uncertainty (1: posterior samples, as in the paper); much of it
-    lets M read the road from the driver's actions, because the driver acted on the mean. The weights of tiles and off-field are the seed
-    project's, over log-likelihoods instead of its squared errors.
+    M sees the posterior means, as the driver does, plus noise of standard deviation `latent_noise`,
+    which keeps the density from becoming needle-sharp and teaches M to return from where its own
+    dreams stray. `posterior_noise` adds that share of V's own uncertainty (1: posterior samples, as
+    in the paper); much of it lets M read the road from the driver's actions, because the driver
+    acted on the mean. The weights of tiles and off-field are the seed project's, over
+    log-likelihoods instead of its squared errors.
     """
 
     mdn_rnn: MDNRNNConfig = MDNRNNConfig()
@@ -69,20 +71,21 @@ def hidden_states(
 def memory_loss(
     mdn_rnn: MDNRNN, window: Windows, *, key: Array, config: MemoryConfig
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
-    """Sum over the steps of one window of nats for z', tiles and off-field, each weighted; and its parts.
+    """Sum over a window's steps of nats for z', tiles and off-field, each weighted; and its parts.
 
-    Tiles are Poisson: their log-likelihood is tiles * log(rate) - rate, up to a constant of the data.
-    Source: Ha & Schmidhuber (2018), A.2, for the mixture; the other heads replace the seed's reward and done.
+    Tiles are Poisson: their log-likelihood is tiles * log(rate) - rate, up to a constant of the
+    data. Source: Ha & Schmidhuber (2018), A.2, for the mixture; the other heads replace the seed's
+    reward and done.
     """
     key_noise, key_mask = jax.random.split(key)
     deviation = config.latent_noise + config.posterior_noise * jnp.exp(window.log_sigma)
-    z = window.z + deviation * jax.random.normal(key_noise, window.z.shape)
+    z = jnp.asarray(window.z) + deviation * jax.random.normal(key_noise, window.z.shape)
     rate = config.mdn_rnn.dropout
     mask = None
     if rate > 0.0:
         keep = jax.random.bernoulli(key_mask, 1.0 - rate, (config.mdn_rnn.hidden_size,))
         mask = jnp.where(keep, 1.0 / (1.0 - rate), 0.0)
-    carries = hidden_states(mdn_rnn, z[:-1], window.actions, mask=mask)
+    carries = hidden_states(mdn_rnn, z[:-1], jnp.asarray(window.actions), mask=mask)
     predictions = jax.vmap(mdn_rnn.predict)(carries.h)
     next_z = -jnp.sum(jax.vmap(mdn.log_prob)(predictions.mixture, z[1:]), axis=1)
     log_tiles = jnp.minimum(predictions.log_tiles, 3.0)
@@ -142,12 +145,10 @@ def fit_memory(
     state, start = new_state(config, begin_from), 0
     if (out / "checkpoint.safetensors").exists():
         state, start = load_checkpoint(state, out / "checkpoint.safetensors")
-    window = {"length": config.length, "burn_in": config.burn_in, "seed": config.seed}
-    held_out = next(
-        WindowStream(
-            shards, batch=min(32, len(shards)), held_out=True, group=len(shards), **window
-        ).batches()
+    stream = partial(
+        WindowStream, shards, length=config.length, burn_in=config.burn_in, seed=config.seed
     )
+    held_out = next(stream(batch=min(32, len(shards)), held_out=True, group=len(shards)).batches())
     evaluate = eqx.filter_jit(batch_loss)
 
     def validate(state: MemoryState) -> dict[str, float]:
@@ -158,7 +159,7 @@ def fit_memory(
         "M",
         state,
         lambda state, windows, key: train_step(windows, state, key),
-        WindowStream(shards, batch=config.batch, **window).batches(start),
+        stream(batch=config.batch).batches(start),
         steps=config.steps,
         start=start,
         out=out,

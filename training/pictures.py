@@ -13,7 +13,7 @@ from wm_env.vae import VAE
 def reconstructions(
     vae: VAE, images: np.ndarray, drivers: list[str], path: Path, *, per_driver: int = 12
 ) -> None:
-    """A sheet with two rows a driver: held-out images [n, 64, 64, 3] above V's reconstruction of them."""
+    """A sheet, two rows a driver: held-out images [n, 64, 64, 3] above V's reconstructions."""
     rows = []
     for driver in sorted(set(drivers)):
         mine = images[[index for index, name in enumerate(drivers) if name == driver][:per_driver]]

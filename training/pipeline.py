@@ -1,4 +1,4 @@
-"""The stages from nothing to a controller, each in its own folder under one output folder, each skipped when done.
+"""The stages from nothing to a controller, each in a folder of one output, skipped when done.
 
 data/       shards of real driving            (collect)
 vision/     V, metrics, pictures              (vision)
@@ -67,7 +67,11 @@ def run_evolve(preset: Preset, out: Path) -> Path:
 
 
 def run_loop(preset: Preset, out: Path) -> Path:
-    """Rounds of: drive with the latest controller and noise, fit M on with all data, evolve on from the controller."""
+    """Rounds that go on from the controller and M.
+
+    Drive with the latest controller and noise, fit M on with all data, evolve on from the
+    controller.
+    """
     controller, memory = out / "evolve" / "controller.safetensors", out / "memory"
     world = out / "world.safetensors"
     for index in range(1, preset.loop.rounds + 1):

@@ -1,4 +1,4 @@
-"""Presets: how much of everything, as values. `--preset` names one; options change single numbers of it."""
+"""Presets: how much of everything. `--preset` names one; options change single numbers of it."""
 
 from dataclasses import dataclass, field, replace
 
@@ -11,7 +11,7 @@ from training.vision import VisionConfig
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """Rounds of Sim2Real2Sim: drive the real car with noise, fit M on with what happened, evolve on.
+    """Rounds of Sim2Real2Sim: drive the real car with noise, fit M on with that, evolve on.
 
     Without action noise the driver's actions tell M the road, and the dream obeys the driver.
     """
@@ -51,7 +51,8 @@ SMOKE = Preset(
     loop=LoopConfig(rounds=1, episodes=8, memory_steps=10, generations=2),
 )
 
-# The seed project's recipe where it can be said in these terms: its data, tau 1.25, one dream a candidate.
+# The seed project's recipe where it can be said in these terms: its data, tau 1.25, one dream a
+# candidate.
 SEED = replace(
     LAPTOP,
     collect=CollectConfig(episodes={"brownian": 2000, "recovery": 500, "aggressive": 500}),
@@ -67,7 +68,13 @@ PAPER = replace(
     collect=CollectConfig(episodes={"random": 10_000}),
     vision=VisionConfig(beta=1.0, batch=100, steps=1_000_000, learning_rate=1e-4),
     memory=MemoryConfig(
-        latent_noise=0.0, posterior_noise=1.0, batch=100, length=1000, burn_in=0, steps=2_000, learning_rate=1e-3
+        latent_noise=0.0,
+        posterior_noise=1.0,
+        batch=100,
+        length=1000,
+        burn_in=0,
+        steps=2_000,
+        learning_rate=1e-3,
     ),
     evolve=EvolveConfig(generations=1800, search=CMAESConfig(population=64, dreams=16, steps=1000)),
 )

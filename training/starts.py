@@ -1,4 +1,4 @@
-"""Start states: real moments from which dreams begin, and the world that V, M and they make together."""
+"""Start states, real moments from which dreams begin; and the world that they, V and M make."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def start_states(
     middle: int = 512,
     seed: int = 0,
 ) -> StartStates:
-    """Draw first frames, and moments on the road in the middle of an episode with the carry burned in."""
+    """Draw first frames, and moments on the road in mid-episode with the carry burned in."""
     random = np.random.default_rng(seed)
     firsts: list[np.ndarray] = []
     middles: list[tuple[np.ndarray, np.ndarray]] = []

@@ -2,7 +2,7 @@
 
 A store is a folder of `shard-00000.zip` files. Each is one Zarr 3 archive with a group of episodes:
 
-    images      uint8   [sum(T + 1), 64, 64, 3]   frame_0 .. frame_T of every episode, one after another
+    images      uint8   [sum(T + 1), 64, 64, 3]   frame_0 .. frame_T, episode after episode
     actions     float32 [sum(T), 3]               a_t, what was done on seeing frame_t
     rewards     float32 [sum(T)]                  r_t, as the simulator paid it for that step
     tiles       uint8   [sum(T)]                  tiles hit during that very step
@@ -10,8 +10,8 @@ A store is a folder of `shard-00000.zip` files. Each is one Zarr 3 archive with 
     terminated  bool    [sum(T)]                  a time limit is never a terminal
     truncated   bool    [sum(T)]
 
-and a manifest in its attributes: format version, a checksum, the simulator, package versions, and a row for
-each episode (driver, seed, length, return, number of track tiles N).
+and a manifest in its attributes: format version, a checksum, the simulator, package versions, and a
+row for each episode (driver, seed, length, return, number of track tiles N).
 """
 
 import hashlib
@@ -43,7 +43,10 @@ class StoreError(ValueError):
 
 @dataclass(frozen=True)
 class Episode:
-    """One episode: images uint8 [T + 1, 64, 64, 3], actions float32 [T, 3], the rest [T]; N tiles in all."""
+    """One episode on a track of N tiles.
+
+    images uint8 [T + 1, 64, 64, 3], actions float32 [T, 3], the rest [T].
+    """
 
     images: np.ndarray
     actions: np.ndarray
@@ -149,7 +152,7 @@ def write_shard(path: Path, episodes: Sequence[Episode], provenance: dict[str, A
 
 
 def publish(temporary: Path, path: Path) -> None:
-    """Give a finished temporary file its name, durably: a kill leaves the old state or the new one."""
+    """Give a finished temporary file its name, durably: a kill leaves the old state or the new."""
     with open(temporary, "rb") as file:
         os.fsync(file.fileno())
     os.replace(temporary, path)
@@ -171,12 +174,11 @@ def read_shard(path: Path) -> Shard:
     """
     remedy = "delete the file and run the same collection again: it fills the gap."
     try:
-        with zipfile.ZipFile(
-            path
-        ):  # refuses what is no archive before zarr opens it and stumbles in closing it
+        # Refuses what is no archive before zarr opens it and stumbles in closing it.
+        with zipfile.ZipFile(path):
             pass
         with ZipStore(path, mode="r") as zip_store:
-            manifest = dict(zarr.open_group(zip_store, mode="r").attrs)
+            manifest: dict[str, Any] = dict(zarr.open_group(zip_store, mode="r").attrs)
     except FileNotFoundError:
         raise StoreError(f"no shard at {path}; {remedy}") from None
     except (zipfile.BadZipFile, json.JSONDecodeError, KeyError, OSError, ValueError) as error:
@@ -208,8 +210,8 @@ def verify_shard(shard: Shard) -> None:
         ) from error
     if damaged or arrays["images"].shape != (shard.frames, *IMAGE_SHAPE):
         raise StoreError(
-            f"shard {shard.path} does not match its checksum {shard.manifest['checksum'][:12]}…: it is damaged; "
-            "delete it and collect again."
+            f"shard {shard.path} does not match its checksum {shard.manifest['checksum'][:12]}…: "
+            "it is damaged; delete it and collect again."
         )
 
 
@@ -217,14 +219,16 @@ def open_store(store: Path) -> list[Shard]:
     """All finished shards of a store, in the order of their numbers.
 
     Raises:
-        StoreError: when the folder is missing or holds no finished shard, or a shard cannot be read.
+        StoreError: when the folder is missing or holds no finished shard, or a shard cannot be
+            read.
     """
     store = Path(store)
     paths = sorted(store.glob("shard-*.zip"))
     if not paths:
         what = "holds no finished shard" if store.is_dir() else "does not exist"
         raise StoreError(
-            f"the store {store} {what}; run `python -m training collect --out` with that folder first."
+            f"the store {store} {what}; run `python -m training collect --out` with that folder "
+            "first."
         )
     return [read_shard(path) for path in paths]
 

@@ -1,4 +1,7 @@
-"""Fitting V: squared error plus beta times the KL divergence, on mirrored and plain frames of every driver."""
+"""Fitting V on mirrored and plain frames of every driver.
+
+The loss is the squared error plus beta times the KL divergence.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,6 +11,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, UInt8
 
@@ -24,8 +28,9 @@ from wm_env.vae import VAE, VAEConfig
 class VisionConfig:
     """How V is fitted.
 
-    beta 0.1 without tolerance, not the paper's KL tolerance of 0.5 a dimension: its posterior was mostly noise,
-    and controllers evolved on it did not transfer. The learning rate falls to zero along a cosine.
+    beta 0.1 without tolerance, not the paper's KL tolerance of 0.5 a dimension: its posterior was
+    mostly noise, and controllers evolved on it did not transfer. The learning rate falls to zero
+    along a cosine.
     """
 
     vae: VAEConfig = VAEConfig()
@@ -52,7 +57,9 @@ def vision_loss(
     beta: float,
     dtype: jnp.dtype = jnp.float32,
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
-    """Squared error summed over pixels plus beta * KL, of one image; nats and squared intensities in [0, 1].
+    """Squared error summed over pixels plus beta * KL, of one image.
+
+    In nats and squared intensities, of intensities in [0, 1].
 
     Source: Kingma & Welling (2014), eq. 10; Higgins et al. (2017) for beta.
     """
@@ -97,8 +104,11 @@ def make_batch_loss(
 
 def make_train_step(
     config: VisionConfig,
-) -> Callable[[VisionState, Array, Array], tuple[VisionState, dict[str, Array]]]:
-    """`train_step(state, images uint8 [b, 64, 64, 3], key)`, compiled; the state that goes in is used up."""
+) -> Callable[[VisionState, Array | np.ndarray, Array], tuple[VisionState, dict[str, Array]]]:
+    """`train_step(state, images uint8 [b, 64, 64, 3], key)`, compiled.
+
+    The state that goes in is used up.
+    """
     optimizer, batch_loss = _optimizer(config), make_batch_loss(config)
 
     @eqx.filter_jit(donate="all-except-first")
@@ -121,7 +131,10 @@ def make_train_step(
 
 
 def fit_vision(shards: list[Shard], config: VisionConfig, out: Path) -> VAE:
-    """Fit V on a store; resumes from `out/checkpoint.safetensors`, leaves metrics and pictures in `out`."""
+    """Fit V on a store; resumes from `out/checkpoint.safetensors`.
+
+    Leaves metrics and pictures in `out`.
+    """
     state, start = new_state(config), 0
     if (out / "checkpoint.safetensors").exists():
         state, start = load_checkpoint(state, out / "checkpoint.safetensors")

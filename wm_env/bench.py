@@ -8,15 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import jax
 from rich.console import Console
 from rich.table import Table
 
 from wm_env import speed
 from wm_env.dream import DreamParams
-from wm_env.judge import usable_cores
+from wm_env.machine import device_name
 from wm_env.progress import progress_bar
-from wm_env.weights import load_world, shipped_names, write_atomically
+from wm_env.weights import write_atomically
 from wm_env.world_model import WorldModel
 
 DREAM_BATCHES = (1, 256, 1024, 4096)
@@ -95,22 +94,15 @@ class BenchConfig:
 
 def run(config: BenchConfig) -> list[Row]:
     """Time everything, print a table, write JSON; returns the rows."""
-    rows = dream_rows(world_or_untrained(config.world), quick=config.quick)
+    rows = dream_rows(speed.world_or_untrained(config.world), quick=config.quick)
     if config.training and _TRAINING.is_file():
         rows += training_rows(quick=config.quick)
     elif config.training:
         print("collection and VAE training are timed in a clone only", file=sys.stderr)
-    print_rows(rows, f"{jax.devices()[0].device_kind}, {usable_cores()} cores")
+    print_rows(rows, device_name())
     if config.json:
         write_rows(rows, config.json)
     return rows
-
-
-def world_or_untrained(path_or_shipped_name: str | None = None) -> WorldModel:
-    """A world by its name, else the shipped one, else one of random weights."""
-    if path_or_shipped_name is None and "carracing" not in shipped_names():
-        return speed.untrained_world()
-    return load_world(path_or_shipped_name or "carracing")
 
 
 def dream_rows(world: WorldModel, *, quick: bool = False) -> list[Row]:

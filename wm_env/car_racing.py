@@ -11,6 +11,8 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from wm_env.seeds import lane_seeds
+
 BACKENDS = ("gymnasium", "envpool")
 
 _ID = "CarRacing-v3"
@@ -64,22 +66,6 @@ def make_car_racing_vector(
         return gymnasium.make_vec(_ID, num_envs, vectorization_mode, **options)
 
 
-def lane_seeds(seed: int | Sequence[int], num_envs: int) -> list[int]:
-    """One seed a lane: `seed`, `seed + 1`, …, or those that are given.
-
-    Raises:
-        ValueError: the number of seeds is not that of the lanes, or one is negative.
-    """
-    seeds = [seed + lane for lane in range(num_envs)] if isinstance(seed, int) else list(seed)
-    seeds = [int(lane) for lane in seeds]
-    if len(seeds) != num_envs or min(seeds) < 0:
-        raise ValueError(
-            f"got {len(seeds)} seeds ({seeds[:4]} …) for {num_envs} lanes; give one number, or one "
-            "for each lane, none negative."
-        )
-    return seeds
-
-
 class EnvPoolCarRacing(VectorEnv):
     """EnvPool's CarRacing-v3 with Gymnasium's ways: `reset(seed=…)` works at any time.
 
@@ -113,7 +99,7 @@ class EnvPoolCarRacing(VectorEnv):
         self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP, "render_modes": []}
         self.single_observation_space = gymnasium.spaces.Box(0, 255, (96, 96, 3), np.uint8)
         self.single_action_space = gymnasium.spaces.Box(
-            np.float32([-1.0, 0.0, 0.0]), np.float32([1.0, 1.0, 1.0])
+            np.array([-1.0, 0.0, 0.0], np.float32), np.array([1.0, 1.0, 1.0], np.float32)
         )
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -126,7 +112,7 @@ class EnvPoolCarRacing(VectorEnv):
             seed = self.np_random.integers(2**31 - 1, size=self.num_envs).tolist()
         if seed is not None:
             self._start(lane_seeds(seed, self.num_envs))
-        frames, _ = self._pool.reset()
+        frames, _ = self._pool.reset()  # pyright: ignore[reportOptionalMemberAccess]
         return frames, {}
 
     def step(

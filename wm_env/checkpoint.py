@@ -1,4 +1,4 @@
-"""Checkpoints: the arrays of any pytree and a step number, as one safetensors file that is whole or absent."""
+"""Checkpoints: any pytree's arrays and a step number in one safetensors file, whole or absent."""
 
 import os
 from pathlib import Path
@@ -17,7 +17,7 @@ _Tree = TypeVar("_Tree")
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used: the message names the file, what is wrong and what to do."""
+    """A checkpoint that cannot be used: the message says which, what is wrong and what to do."""
 
 
 def save_checkpoint(tree: Any, step: int, path: str | os.PathLike) -> None:
@@ -29,10 +29,13 @@ def save_checkpoint(tree: Any, step: int, path: str | os.PathLike) -> None:
 
 
 def load_checkpoint(like: _Tree, path: str | os.PathLike) -> tuple[_Tree, int]:
-    """Read a checkpoint into a pytree of the structure and dtypes of `like`; returns it and the step.
+    """Read a checkpoint into a pytree with the structure and dtypes of `like`.
+
+    Returns it and the step.
 
     Raises:
-        CheckpointError: when the file is missing, damaged, not a checkpoint, or one of another model.
+        CheckpointError: when the file is missing, damaged, not a checkpoint, or one of another
+            model.
     """
     arrays, static = eqx.partition(like, eqx.is_array)
     leaves, structure = jax.tree.flatten(arrays)
@@ -50,8 +53,8 @@ def load_checkpoint(like: _Tree, path: str | os.PathLike) -> tuple[_Tree, int]:
     found, expected = [t.shape for t in tensors], [leaf.shape for leaf in leaves]
     if header.get("format") != "wm_env.checkpoint" or found != expected:
         raise CheckpointError(
-            f"{path} holds {len(found)} arrays of a {header.get('format')}, not the {len(expected)} of this "
-            f"model with its sizes. {remedy}"
+            f"{path} holds {len(found)} arrays of a {header.get('format')}, not the "
+            f"{len(expected)} of this model with its sizes. {remedy}"
         )
     restored = [jnp.asarray(new, old.dtype) for new, old in zip(tensors, leaves, strict=True)]
     return eqx.combine(jax.tree.unflatten(structure, restored), static), step

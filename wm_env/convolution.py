@@ -1,9 +1,10 @@
-"""Stride-2 convolutions as large matmuls, because XLA's CPU gradients of strided convolutions are naive.
+"""Stride-2 convolutions as large matmuls: XLA's CPU gradients of strided convolutions are naive.
 
 A kernel of even size k and stride 2 is a kernel of size k/2 and stride 1 over 2x2 blocks of pixels
-(space-to-depth); its transpose paints k/2 x k/2 overlapping blocks (sub-pixel convolution). Both directions,
-forwards and backwards, are then slices, additions and one matmul. Results equal `lax.conv_general_dilated` and
-`lax.conv_transpose` with VALID padding; tests compare values and gradients.
+(space-to-depth); its transpose paints k/2 x k/2 overlapping blocks (sub-pixel convolution). Both
+directions, forwards and backwards, are then slices, additions and one matmul. Results equal
+`lax.conv_general_dilated` and `lax.conv_transpose` with VALID padding; tests compare values and
+gradients.
 """
 
 import itertools
@@ -21,9 +22,9 @@ def _fan_in_uniform(key: Array, shape: tuple[int, ...], fan_in: int) -> Array:
 
 
 class Conv2x(eqx.Module):
-    """Convolution with an even square kernel, stride 2, no padding: [h, w, c] -> [(h-k)//2+1, (w-k)//2+1, out].
+    """Convolution with an even square kernel, stride 2, no padding.
 
-    kernel is [k, k, c, out] (HWIO), bias [out].
+    [h, w, c] -> [(h-k)//2+1, (w-k)//2+1, out]. kernel is [k, k, c, out] (HWIO), bias [out].
     """
 
     kernel: Float[Array, "k k c out"]
@@ -57,16 +58,18 @@ class Conv2x(eqx.Module):
 
 
 class ConvTranspose2x(eqx.Module):
-    """Transposed convolution, square kernel, stride 2, no padding: [h, w, c] -> [2h+k-2, 2w+k-2, out].
+    """Transposed convolution with a square kernel, stride 2, no padding.
 
-    kernel is [k, k, c, out]: input pixel (i, j) paints x @ kernel[p, q] on output pixel (2i+p, 2j+q).
+    [h, w, c] -> [2h+k-2, 2w+k-2, out]. kernel is [k, k, c, out]: input pixel (i, j) paints
+    x @ kernel[p, q] on output pixel (2i+p, 2j+q).
     """
 
     kernel: Float[Array, "k k c out"]
     bias: Float[Array, " out"]
 
     def __init__(self, channels: int, out: int, size: int, *, key: Array):
-        # Each output pixel is painted by about (k/2)^2 input pixels, which is the fan-in that matters here.
+        # Each output pixel is painted by about (k/2)^2 input pixels, which is the fan-in that
+        # matters here.
         fan_in = channels * max(1, size * size // 4)
         key_kernel, key_bias = jax.random.split(key)
         self.kernel = _fan_in_uniform(key_kernel, (size, size, channels, out), fan_in)

@@ -216,7 +216,7 @@ class DreamCarRacing(environment.Environment[DreamState, DreamParams]):
     def action_space(self, params: DreamParams | None = None) -> spaces.Box | spaces.Discrete:
         """CarRacing-v3's: steer [-1, 1], gas [0, 1], brake [0, 1]; or five discrete actions."""
         if self.continuous:
-            return spaces.Box(ACTION_LOW, ACTION_HIGH, (3,), jnp.float32)
+            return spaces.Box(ACTION_LOW, ACTION_HIGH, (3,), jnp.float32)  # pyright: ignore
         return spaces.Discrete(len(DISCRETE_ACTIONS))
 
     def observation_space(self, params: DreamParams | None = None) -> spaces.Box:
@@ -227,7 +227,7 @@ class DreamCarRacing(environment.Environment[DreamState, DreamParams]):
         high = np.full(world.latent_size, Z_LIMIT, np.float32)
         if self.observation == "features":
             high = np.concatenate([high, np.ones(world.hidden_size, np.float32)])
-        return spaces.Box(-high, high, high.shape, jnp.float32)
+        return spaces.Box(-high, high, high.shape, jnp.float32)  # pyright: ignore
 
     def state_space(self, params: DreamParams | None = None) -> spaces.Dict:
         """Ranges of DreamState's arrays (those of the carry apart)."""

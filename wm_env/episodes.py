@@ -74,7 +74,7 @@ def drive_envpool(
     try:
         for first in range(0, len(seeds), LANES):
             group = seeds[first : first + LANES]
-            observations, _ = env.reset(seed=_filled(group))
+            observations, _ = env.reset(seed=_filled(group))  # pyright: ignore[reportArgumentType]
             keys = _keys(_filled(group))
             returns, running, step = np.zeros(LANES), np.arange(LANES) < len(group), 0
             while running.any():

@@ -136,16 +136,15 @@ def evaluate(
     seeds = tuple(int(seed) for seed in seeds)
     _check(env, seeds, backend, {"max_episode_steps": max_episode_steps, "processes": processes})
     _check_dream(env, dream)
-    if observation == "pixels" and env == "real":
-        world_model = None
-    elif not isinstance(world_model, WorldModel):
+    needs_no_world = observation == "pixels" and env == "real"
+    if not isinstance(world_model, WorldModel) and not needs_no_world:
         world_model = load_world("carracing" if world_model is None else world_model)
     options = {
         "observation": observation,
         "continuous": continuous,
         "max_episode_steps": max_episode_steps,
     }
-    driven = (policy, policy_params, world_model)
+    driven: tuple[Policy, Any, Any] = (policy, policy_params, None if needs_no_world else world_model)
     if env == "dream":
         backend = "jax"
         drive = drive_dream(*driven, {**options, **_DREAM, **(dream or {})}, seeds)

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
@@ -74,7 +75,7 @@ def canonical(params: DreamParams) -> DreamParams:
     """The same parameters with arrays for numbers, so that no change of a value compiles anew."""
     limit = jnp.asarray(params.max_steps_in_episode, jnp.int32)
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
-    return params.replace(max_steps_in_episode=limit)
+    return replace(params, max_steps_in_episode=limit)
 
 
 def checked_action(env: DreamCarRacing, action: Any, lanes: tuple[int, ...] = ()) -> np.ndarray:

@@ -19,6 +19,7 @@ from wm_env.gym_arguments import canonical, checked_action, dream_params, start_
 from wm_env.gym_env import FPS, begin
 from wm_env.mdn_rnn import Carry
 from wm_env.reward import TYPICAL_TRACK_TILES
+from wm_env.seeds import lane_seeds
 from wm_env.world_model import WorldModel
 
 _INFOS = {"tiles": np.float64, "lap_finished": np.bool_, "off_field": np.bool_}
@@ -170,11 +171,7 @@ class DreamCarRacingVectorEnv(VectorEnv):
     def _seeds(self, seed: int | Sequence[int] | None) -> np.ndarray:
         if seed is None:
             return self.np_random.integers(2**32, size=self.num_envs, dtype=np.uint32)
-        seeds = [seed + lane for lane in range(self.num_envs)] if np.ndim(seed) == 0 else list(seed)
-        if len(seeds) != self.num_envs:
-            raise ValueError(
-                f"got {len(seeds)} seeds for {self.num_envs} lanes; give one each, or one number."
-            )
+        seeds = lane_seeds(seed, self.num_envs)
         # Each lane draws its key as the single environment of that seed does.
         generators = [np_random(int(lane_seed))[0] for lane_seed in seeds]
         self._np_random, self._np_random_seed = np_random(int(seeds[0]))

@@ -107,7 +107,7 @@ class _Worker:
         process.start()
         # Only the child may hold its end: thus its death closes the pipe.
         theirs.close()
-        return cls(process, ours)
+        return cls(process, ours)  # pyright: ignore[reportArgumentType]
 
     def send_job(self, job: bytes) -> None:
         """Tell what to drive."""

@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.table import Table
 
 from wm_env import speed
-from wm_env.bench import world_or_untrained
 from wm_env.dream import DreamParams
 from wm_env.judge import usable_cores
 from wm_env.progress import progress_bar
@@ -41,8 +40,16 @@ def run(config: InfoConfig) -> dict[str, Any]:
     return facts | {"shipped": shipped}
 
 
-def processor() -> str:
-    """The processor's name."""
+def device_name() -> str:
+    """What JAX runs on: "cpu: AMD EPYC 7B13, 2 cores" or "gpu: 1 x NVIDIA H100"."""
+    devices = jax.devices()
+    if devices[0].platform == "cpu":
+        return f"cpu: {_processor()}, {usable_cores()} cores"
+    kinds = ", ".join(sorted({device.device_kind for device in devices}))
+    return f"{devices[0].platform}: {len(devices)} x {kinds}"
+
+
+def _processor() -> str:
     try:
         with open("/proc/cpuinfo") as file:
             names = [
@@ -54,12 +61,8 @@ def processor() -> str:
 
 
 def _devices() -> dict[str, str]:
-    devices = jax.devices()
-    kinds = ", ".join(sorted({device.device_kind for device in devices}))
-    return {
-        "JAX runs on": f"{devices[0].platform}: {len(devices)} x {kinds}",
-        "processor": f"{processor()}, {usable_cores()} cores",
-    }
+    processor = f"{_processor()}, {usable_cores()} cores"
+    return {"JAX runs on": device_name(), "processor": processor}
 
 
 def _versions() -> dict[str, str]:
@@ -78,7 +81,7 @@ def _installed(name: str) -> bool:
 
 
 def _speeds(config: InfoConfig) -> dict[str, str]:
-    world = world_or_untrained()
+    world = speed.world_or_untrained()
     with progress_bar("timing", total=2, unit="rates") as bar:
         flops, size = speed.matmul_rate(config.matmul)
         bar.advance(1)

@@ -59,7 +59,7 @@ def make(config: PlayConfig) -> gymnasium.Env:
     )
 
 
-def keys_to_action() -> dict[tuple[int, ...], np.ndarray]:
+def keys_to_action() -> dict[Any, np.ndarray]:
     """Arrow keys, alone and together, as CarRacing's own keyboard loop takes them."""
     import pygame
 
@@ -70,7 +70,7 @@ def keys_to_action() -> dict[tuple[int, ...], np.ndarray]:
     for keys in product(steer, gas, brake):
         pressed = tuple(sorted(key for key in keys if key is not None))
         if pressed:
-            actions[pressed] = np.float32([steer[keys[0]], gas[keys[1]], brake[keys[2]]])
+            actions[pressed] = np.array([steer[keys[0]], gas[keys[1]], brake[keys[2]]], np.float32)
     return actions
 
 

@@ -1,9 +1,9 @@
 """The one way from a CarRacing frame to the image that V sees.
 
-Rows 84 to 95 hold the dashboard, whose score text differs between Gymnasium versions and simulators, so they
-are cut off (Ha & Schmidhuber, 2018, do the same). The remaining 84x96 pixels become 64x64 by exact area
-averaging in integers: 96 columns to 64 is a ratio of 3:2, 84 rows to 64 one of 21:16. Integers make numpy and
-JAX agree bit for bit, on every machine.
+Rows 84 to 95 hold the dashboard, whose score text differs between Gymnasium versions and
+simulators, so they are cut off (Ha & Schmidhuber, 2018, do the same). The remaining 84x96 pixels
+become 64x64 by exact area averaging in integers: 96 columns to 64 is a ratio of 3:2, 84 rows to 64
+one of 21:16. Integers make numpy and JAX agree bit for bit, on every machine.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ _ROW_BLOCK, _ROW_BLOCK_OUT = 21, 16  # 84 = 4 * 21 rows become 64 = 4 * 16
 
 
 def _row_weights() -> np.ndarray:
-    """[16, 21] overlaps, in 1/16 of a source row, of 16 output rows with the 21 source rows they cover."""
+    """[16, 21] overlaps, in 1/16 of a source row, of 16 output rows with their 21 source rows."""
     weights = np.zeros((_ROW_BLOCK_OUT, _ROW_BLOCK), np.float32)
     for out in range(_ROW_BLOCK_OUT):
         low, high = out * _ROW_BLOCK, (out + 1) * _ROW_BLOCK
@@ -39,17 +39,20 @@ def preprocess(frames: Any) -> Any:
         frames: uint8 [..., 96, 96, 3], RGB as CarRacing-v3 returns them; a numpy or a JAX array.
 
     Returns:
-        uint8 [..., 64, 64, 3], of the kind that was given; numpy and JAX results are equal bit for bit.
+        uint8 [..., 64, 64, 3], of the kind that was given; numpy and JAX results are equal bit for
+        bit.
 
     Raises:
         ValueError: when the shape or the dtype is another.
 
-    Source: Ha & Schmidhuber (2018), A.1 (64x64 inputs); their code crops the dashboard in the same way.
+    Source: Ha & Schmidhuber (2018), A.1 (64x64 inputs); their code crops the dashboard in the same
+    way.
     """
     if frames.shape[-3:] != FRAME_SHAPE or frames.dtype != np.uint8:
         raise ValueError(
-            f"preprocess got frames of shape {frames.shape} and dtype {frames.dtype}; expected uint8 [..., 96, 96, 3], "
-            "the observation of CarRacing-v3. Pass the raw observation, before any other resizing."
+            f"preprocess got frames of shape {frames.shape} and dtype {frames.dtype}; expected "
+            "uint8 [..., 96, 96, 3], the observation of CarRacing-v3. Pass the raw observation, "
+            "before any other resizing."
         )
     xp = jnp if isinstance(frames, jax.Array) else np
     lead = frames.shape[:-3]
@@ -59,7 +62,8 @@ def preprocess(frames: Any) -> Any:
     )
     a, b, c = pixels[..., 0, :], pixels[..., 1, :], pixels[..., 2, :]
     columns = xp.stack([a + a + b, b + c + c], axis=-2)
-    # Rows, by a small matmul: sums stay below 2**24, so float32 holds them exactly whatever their order.
+    # Rows, by a small matmul: sums stay below 2**24, so float32 holds them exactly whatever their
+    # order.
     blocks = columns.reshape(-1, _ROW_BLOCK, 64 * 3).astype(np.float32)
     if xp is jnp:
         sums = jnp.einsum("ri,bij->brj", _ROW_WEIGHTS, blocks, precision=jax.lax.Precision.HIGHEST)

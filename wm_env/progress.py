@@ -1,4 +1,4 @@
-"""Progress on stderr: one bar with rate, time left and a note, for every long job of the project."""
+"""Progress on stderr: a bar with rate, time left and a note, for every long job of the project."""
 
 import time
 from collections.abc import Iterator

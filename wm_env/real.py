@@ -15,10 +15,11 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
-from wm_env.car_racing import lane_seeds, make_car_racing, make_car_racing_vector
+from wm_env.car_racing import make_car_racing, make_car_racing_vector
 from wm_env.perception import Perception
 from wm_env.preprocess import FRAME_SHAPE, preprocess
 from wm_env.reward import TileCounter, is_off_field
+from wm_env.seeds import lane_seeds
 from wm_env.world_model import WorldModel
 
 
@@ -207,7 +208,7 @@ class WorldModelVectorObservation(VectorWrapper):
         """
         seed = self._first_seeds if seed is None else lane_seeds(seed, self.num_envs)
         self._first_seeds = None
-        frames, infos = self.env.reset(seed=seed, options=options)
+        frames, infos = self.env.reset(seed=seed, options=options)  # pyright: ignore
         images = preprocess(frames)
         self._tiles = TileCounter(self.num_envs)
         self._over = np.zeros(self.num_envs, np.bool_)

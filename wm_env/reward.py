@@ -1,4 +1,4 @@
-"""CarRacing's reward rule, and what it tells: tiles hit, the track's tiles N, the fall off the field.
+"""CarRacing's reward rule, and what it tells: tiles hit, track tiles N, the fall off the field.
 
 A frame costs 0.1, each of N tiles pays 1000/N once, and -100 replaces the reward of the step in
 which the car leaves the playing field. Source: Gymnasium, envs/box2d/car_racing.py.
@@ -16,8 +16,8 @@ OFF_FIELD_REWARD = -100.0
 TYPICAL_TRACK_TILES = 281
 
 
-def is_off_field(rewards: Any) -> np.ndarray:
-    """Whether the car left the field in each step."""
+def is_off_field(rewards: Any) -> Any:
+    """Whether the car left the field, for a reward or an array of them."""
     return np.asarray(rewards) <= OFF_FIELD_REWARD + 1.0
 
 

@@ -95,5 +95,5 @@ def rollout(
         tiles=end.rollout.tiles,
         lap_finished=end.rollout.lap_finished,
         off_field=end.rollout.off_field,
-        trajectory=Trajectory(*seen) if record else None,
+        trajectory=Trajectory(*seen) if seen is not None else None,
     )

@@ -19,12 +19,13 @@ from wm_env.dream import DreamCarRacing, DreamParams
 from wm_env.judge import usable_cores
 from wm_env.mdn_rnn import MDNRNN, MDNRNNConfig
 from wm_env.vae import VAE, VAEConfig
+from wm_env.weights import load_world, shipped_names
 from wm_env.world_model import StartStates, WorldModel
 
 _MATMUL_SIZES = (256, 512, 1024, 2048, 4096)
 _MATMUL_PATIENCE = 0.6  # seconds; a matmul that would take longer is not tried
 
-_GENTLE = np.float32([0.0, 0.1, 0.0])  # a little gas, straight on
+_GENTLE = np.array([0.0, 0.1, 0.0], np.float32)  # a little gas, straight on
 
 
 def best_rate(work: Callable[[], Any], amount: float, *, repeats: int = 3) -> float:
@@ -145,6 +146,13 @@ def _single_rate(env: gymnasium.Env, steps: int, repeats: int) -> float:
                 env.reset()
 
     return best_rate(work, float(steps), repeats=repeats)
+
+
+def world_or_untrained(path_or_shipped_name: str | None = None) -> WorldModel:
+    """A world by its name, else the shipped one, else one of random weights."""
+    if path_or_shipped_name is None and "carracing" not in shipped_names():
+        return untrained_world()
+    return load_world(path_or_shipped_name or "carracing")
 
 
 def untrained_world(seed: int = 0) -> WorldModel:

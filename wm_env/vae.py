@@ -1,4 +1,4 @@
-"""V: a convolutional variational autoencoder from 64x64 images to a latent of 32 numbers and back."""
+"""V: a convolutional variational autoencoder from 64x64 images to 32 latent numbers and back."""
 
 from dataclasses import dataclass
 
@@ -36,8 +36,8 @@ class Posterior(eqx.Module):
 class VAE(eqx.Module):
     """V. Unbatched: `jax.vmap(vae.encode_mean)(images)`.
 
-    Source: Ha & Schmidhuber (2018), A.1. Trained with dtype bfloat16 where the processor has it: `encode` and
-    `decode` compute in the dtype they are given and return float32.
+    Source: Ha & Schmidhuber (2018), A.1. Trained with dtype bfloat16 where the processor has it:
+    `encode` and `decode` compute in the dtype they are given and return float32.
     """
 
     encoder: tuple[Conv2x, ...]

@@ -146,7 +146,7 @@ def _named_leaves(tree: Any) -> dict[str, Any]:
 
 def _world_template(config: Mapping[str, Any]) -> WorldModel:
     """A WorldModel of shapes without values."""
-    vae = {key: tuple(v) if isinstance(v, list) else v for key, v in config["vae"].items()}
+    vae: Any = {key: tuple(v) if isinstance(v, list) else v for key, v in config["vae"].items()}
     vae_config, mdn_rnn_config = VAEConfig(**vae), MDNRNNConfig(**config["mdn_rnn"])
     first, middle = config["starts"]["first"], config["starts"]["middle"]
     latent, hidden = mdn_rnn_config.latent_size, mdn_rnn_config.hidden_size

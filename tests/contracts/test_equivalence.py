@@ -83,8 +83,8 @@ def same_infos(got, want):
             np.testing.assert_allclose(got[name], value, atol=1e-3)
 
 
-def test_pixel_lanes_equal_single_pixels(eventful):
-    arguments = {"world_model": eventful, "observation": "pixels"}
+def test_pixel_lanes_equal_single_pixels(world, with_outcomes):
+    arguments = {"world_model": with_outcomes(world), "observation": "pixels"}
     batch = DreamCarRacingVectorEnv(2, max_episode_steps=2, **arguments)
     single = SyncVectorEnv(
         [lambda: DreamCarRacingEnv(max_episode_steps=2, **arguments)] * 2,
@@ -99,8 +99,8 @@ def test_pixel_lanes_equal_single_pixels(eventful):
         np.testing.assert_allclose(a.astype(int), b.astype(int), atol=1)
 
 
-def test_discrete_lanes_equal_single_ones(world):
-    arguments = {"world_model": world, "continuous": False}
+def test_discrete_lanes_equal_single_ones(world, with_outcomes):
+    arguments = {"world_model": with_outcomes(world), "continuous": False}
     batch = DreamCarRacingVectorEnv(2, **arguments)
     single = SyncVectorEnv([lambda: DreamCarRacingEnv(**arguments)] * 2)
     batch.reset(seed=1)

@@ -1,4 +1,4 @@
-"""Made-up episodes, small and different from one another, for tests of the store and its streams."""
+"""Made-up episodes, small and all different, for tests of the store and its streams."""
 
 import numpy as np
 

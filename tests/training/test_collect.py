@@ -41,7 +41,7 @@ def test_stored_images_and_rewards_are_those_of_the_simulator(store):
     frames, _ = env.reset(seed=[row.seed for row in shard.episodes])
     group = shard.arrays()
     for step in range(12):
-        for lane, (_, images, steps) in enumerate(shard.bounds()):
+        for lane, (_, images, _) in enumerate(shard.bounds()):
             np.testing.assert_array_equal(group["images"][images][step], preprocess(frames[lane]))
         actions = np.stack([group["actions"][steps][step] for _, _, steps in shard.bounds()])
         frames, rewards, *_ = env.step(actions)

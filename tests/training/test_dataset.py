@@ -1,4 +1,4 @@
-"""Streams: nothing held out is trained on, orders can be resumed, windows keep terminals and alignment."""
+"""Streams: held-out data is never trained on, orders resume, windows keep ends and alignment."""
 
 import itertools
 
@@ -54,7 +54,8 @@ def test_too_little_data_for_a_batch_is_named(shards):
 
 def test_windows_cover_every_step_once_and_keep_the_terminal(latents):
     stream = WindowStream(latents, batch=1, length=8, burn_in=4, seed=0, group=3)
-    # An epoch is one group here; nine training episodes of 20 + seed % 7 steps, cut from random offsets.
+    # An epoch is one group here; nine training episodes of 20 + seed % 7 steps, cut from random
+    # offsets.
     steps = sum(20 + seed % 7 for seed in (1, 2, 3, 11, 12, 13, 21, 22, 23))
     counted = ends = 0.0
     for window in stream.batches():

@@ -1,4 +1,4 @@
-"""The whole path at smoke size: real frames in, a world and a controller out, and nothing is done twice."""
+"""The whole path at smoke size: real frames in, world and controller out, nothing done twice."""
 
 from dataclasses import replace
 
@@ -22,7 +22,12 @@ def test_every_stage_runs_and_a_second_run_keeps_what_is_done(tmp_path):
     for picture in ("vision/reconstructions.png", "evolve/evolution.png"):
         assert (tmp_path / picture).stat().st_size > 1000
 
-    kept = ["data/shard-*", "vision/checkpoint.safetensors", "latents/*", "memory/checkpoint.safetensors"]
+    kept = [
+        "data/shard-*",
+        "vision/checkpoint.safetensors",
+        "latents/*",
+        "memory/checkpoint.safetensors",
+    ]
     before = {path: path.stat().st_mtime_ns for name in kept for path in tmp_path.glob(name)}
     pipeline.run_memory(preset, tmp_path)
     pipeline.run_vision(preset, tmp_path)

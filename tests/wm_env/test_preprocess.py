@@ -21,7 +21,8 @@ def test_numpy_and_jax_agree_bit_for_bit(frames):
 
 def test_random_frames_equal_an_exact_area_average():
     frame = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
-    # Area averaging by brute force: repeat each pixel to the common multiple, then average whole blocks.
+    # Area averaging by brute force: repeat each pixel to the common multiple, then average whole
+    # blocks.
     fine = frame[:84].astype(np.float64).repeat(16, axis=0).repeat(2, axis=1)
     exact = fine.reshape(64, 21, 64, 3, 3).mean(axis=(1, 3))
     assert np.abs(preprocess(frame) - exact).max() <= 0.5 + 1e-6

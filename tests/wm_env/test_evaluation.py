@@ -1,0 +1,157 @@
+"""Evaluation: what a seed scores depends on the seed alone, and nothing goes missing unsaid."""
+
+import json
+import math
+import multiprocessing
+import operator
+import os
+from contextlib import closing
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from agents.linear import LinearController, linear_policy
+from wm_env.evaluation import Evaluation, EvaluationError, evaluate
+from wm_env.judge import drive_gymnasium
+
+OPTIONS = {"observation": "features", "continuous": True, "max_episode_steps": 12}
+
+
+@pytest.fixture(scope="module")
+def controller():
+    weight = 0.05 * jax.random.normal(jax.random.key(1), (3, 288))
+    return LinearController(weight=weight, bias=jnp.array([0.0, 0.5, -1.0]))
+
+
+@pytest.fixture
+def drive(world, controller):
+    def drive(seeds, **options):
+        fixed = {"world_model": world, "max_episode_steps": 12, "progress": False}
+        return evaluate(linear_policy, controller, seeds=seeds, **{**fixed, **options})
+
+    return drive
+
+
+def calm(world):
+    """The world with a car that stays on the field, so that episodes have a length."""
+    bias = world.mdn_rnn.head_bias.at[-1].set(-20.0)
+    return eqx.tree_at(lambda one: one.mdn_rnn.head_bias, world, bias)
+
+
+def some_evaluation(returns=(900.0, 700.0, 800.0)):
+    count = len(returns)
+    return Evaluation(
+        env="real",
+        backend="gymnasium",
+        seeds=tuple(range(1000, 1000 + count)),
+        returns=returns,
+        lengths=(1000,) * count,
+        laps_finished=(True,) + (False,) * (count - 1),
+        off_field=(False,) * count,
+    )
+
+
+def test_figures_are_those_of_the_returns():
+    evaluation = some_evaluation()
+    assert evaluation.mean == pytest.approx(800.0)
+    assert evaluation.std == pytest.approx(np.std([900, 700, 800]))
+    assert evaluation.ci95 == pytest.approx(1.96 * 100.0 / math.sqrt(3))
+    summary = evaluation.summary()
+    assert "1000..1002" in summary and "1 of 3" in summary and "800.0" in summary
+
+
+def test_json_holds_what_scripts_rely_on():
+    told = json.loads(some_evaluation().to_json())
+    assert {"env", "backend", "seeds", "returns", "lengths", "mean", "std", "ci95"} <= set(told)
+    assert told["seeds"] == [1000, 1001, 1002] and told["returns"] == [900.0, 700.0, 800.0]
+
+
+def test_one_episode_has_no_confidence_interval():
+    evaluation = some_evaluation((5.0,))
+    assert math.isnan(evaluation.ci95)
+    assert json.loads(evaluation.to_json())["ci95"] is None
+
+
+def test_a_dream_scores_the_same_alone_and_among_others(drive, world):
+    calmed = calm(world)
+    among = drive(range(18), env="dream", world_model=calmed)
+    alone = drive([17], env="dream", world_model=calmed)
+    assert among.returns[17] == alone.returns[0]
+    assert len(set(among.returns)) > 9
+    assert among.env == "dream" and among.seeds == tuple(range(18))
+    assert max(among.lengths) <= 12
+
+
+def test_dream_options_reach_the_dream(drive, world):
+    few = drive([0], env="dream", world_model=calm(world), dream={"track_tiles": 1.0})
+    assert few.laps_finished == (True,)
+
+
+def test_a_real_track_scores_the_same_alone_and_among_others(drive):
+    among = drive([7, 3, 5], processes=2)
+    alone = drive([5], processes=1)
+    assert among.seeds == (7, 3, 5)
+    assert among.returns[2] == alone.returns[0]
+    assert len(set(among.returns)) == 3
+    assert among.lengths == (12, 12, 12)
+    assert multiprocessing.active_children() == []
+
+
+def test_envpool_scores_the_same_alone_and_among_others(drive):
+    pytest.importorskip("envpool")
+    among = drive([7, 3, 5], backend="envpool")
+    alone = drive([5], backend="envpool")
+    assert among.returns[2] == alone.returns[0]
+    assert len(set(among.returns)) == 3 and among.lengths == (12, 12, 12)
+
+
+def test_a_policy_that_fails_is_told_with_its_seed(world):
+    with pytest.raises(EvaluationError, match="seed 9 failed: TypeError"):
+        evaluate(operator.add, 1.0, seeds=[9], world_model=world, progress=False)
+
+
+class Deadly:
+    """Parameters whose arrival ends the process, as a lack of memory would."""
+
+    def __reduce__(self):
+        return os._exit, (3,)
+
+
+def test_a_process_that_dies_is_told_with_its_seed(world):
+    with pytest.raises(EvaluationError, match=r"at seed 9 \(exit code 3\)"):
+        evaluate(linear_policy, Deadly(), seeds=[9], world_model=world, progress=False)
+
+
+def test_a_policy_that_cannot_travel_is_refused_before_any_process_begins(world, controller):
+    with pytest.raises(EvaluationError, match="top level of a module"):
+        evaluate(lambda *_: np.zeros(3), controller, seeds=[0], world_model=world, progress=False)
+
+
+def test_leaving_early_stops_the_processes(world, controller):
+    with closing(
+        drive_gymnasium(linear_policy, controller, world, OPTIONS, (0, 1, 2, 3), 2)
+    ) as episodes:
+        next(episodes)
+        assert len(multiprocessing.active_children()) == 2
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seeds": []}, "seeds are none"),
+        ({"seeds": [-1]}, "seeds are -1"),
+        ({"seeds": [0], "env": "moon"}, "env is 'moon'"),
+        ({"seeds": [0], "backend": "torcs"}, "backend is 'torcs'"),
+        ({"seeds": [0], "max_episode_steps": 0}, "max_episode_steps is 0"),
+        ({"seeds": [0], "processes": 0}, "processes is 0"),
+        ({"seeds": [0], "dream": {"temperature": 1.0}}, "env='real'"),
+        ({"seeds": [0], "env": "dream", "dream": {"weather": 1}}, "weather"),
+    ],
+)
+def test_impossible_arguments_are_named(drive, options, message):
+    with pytest.raises(ValueError, match=message):
+        drive(**options)
