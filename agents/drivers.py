@@ -187,8 +187,10 @@ class RandomDriver:
 
 # recovery: wrong manoeuvres and saving them. aggressive: the limit of friction. failures: off the
 # road for good, across the grass to the edge of the field, whose -100 must occur in the data.
+# explore: a third of the time something random, so that no action tells what the road is like.
 RECOVERY = Style(pace=(0.7, 1.1), noise=(0.05, 0.3), burst_rate=0.015, burst_steps=(4, 12))
 AGGRESSIVE = Style(pace=(1.15, 1.6), grip=(1.0, 2.2), noise=(0.0, 0.3))
+EXPLORE = Style(pace=(0.5, 1.2), noise=(0.1, 0.6), burst_rate=0.05, burst_steps=(3, 20))
 FAILURES = Style(pace=(0.8, 1.5), give_up=0.006, burst_steps=(30, 90))
 
 DRIVERS: dict[str, Callable[[int, int], Driver]] = {
@@ -197,6 +199,7 @@ DRIVERS: dict[str, Callable[[int, int], Driver]] = {
     "track": TrackDriver,
     "recovery": lambda cars, seed: TrackDriver(cars, seed, RECOVERY),
     "aggressive": lambda cars, seed: TrackDriver(cars, seed, AGGRESSIVE),
+    "explore": lambda cars, seed: TrackDriver(cars, seed, EXPLORE),
     "failures": lambda cars, seed: TrackDriver(cars, seed, FAILURES),
 }
 

@@ -136,15 +136,17 @@ def evaluate(
     seeds = tuple(int(seed) for seed in seeds)
     _check(env, seeds, backend, {"max_episode_steps": max_episode_steps, "processes": processes})
     _check_dream(env, dream)
-    needs_no_world = observation == "pixels" and env == "real"
-    if not isinstance(world_model, WorldModel) and not needs_no_world:
-        world_model = load_world("carracing" if world_model is None else world_model)
+    world: Any = world_model
+    if observation == "pixels" and env == "real":
+        world = None
+    elif not isinstance(world, WorldModel):
+        world = load_world("carracing" if world is None else world)
     options = {
         "observation": observation,
         "continuous": continuous,
         "max_episode_steps": max_episode_steps,
     }
-    driven: tuple[Policy, Any, Any] = (policy, policy_params, None if needs_no_world else world_model)
+    driven = (policy, policy_params, world)
     if env == "dream":
         backend = "jax"
         drive = drive_dream(*driven, {**options, **_DREAM, **(dream or {})}, seeds)

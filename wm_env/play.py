@@ -4,6 +4,7 @@ import os
 import sys
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import gymnasium
 import numpy as np

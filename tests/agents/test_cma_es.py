@@ -9,6 +9,13 @@ from agents.linear import LinearController, linear_policy
 from wm_env.dream import DreamParams
 
 
+@pytest.fixture(autouse=True)
+def _lenient_dtypes():
+    """evosax multiplies floats by booleans, which our own code may not."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
 @pytest.fixture(scope="module")
 def evolution():
     return Evolution(
