@@ -70,8 +70,8 @@ class Style:
 
     pace scales the target speed (1 finishes laps at about 910), grip the steering gain, noise the
     standard deviation of correlated noise on every action, burst_rate the chance a step of a wrong
-    manoeuvre that lasts `burst_steps`, give_up the chance a step of leaving the road for good at
-    full gas.
+    manoeuvre that lasts `burst_steps`, blind the share of these that go straight on at some gas,
+    give_up the chance a step of leaving the road for good at full gas.
     """
 
     pace: tuple[float, float] = (0.6, 1.3)
@@ -79,6 +79,7 @@ class Style:
     noise: tuple[float, float] = (0.0, 0.3)
     burst_rate: float = 0.004
     burst_steps: tuple[int, int] = (4, 16)
+    blind: float = 0.0
     give_up: float = 0.0
 
 
@@ -119,11 +120,12 @@ class ActionNoise:
         )
         steps = self._random.integers(*self._style.burst_steps, cars)
         wrong = self._random.uniform([-1.0, 0.0, -1.0], [1.0, 1.0, 1.0], (cars, 3))
-        leave = np.stack([0.02 * wrong[:, 0], 0.2 + 0.4 * wrong[:, 1], np.zeros(cars)], axis=1)
+        blind = self._gone | (self._random.random(cars) < self._style.blind)
+        bend = np.where(self._gone, 0.02, 0.15) * wrong[:, 0]
+        straight = np.stack([bend, 0.2 + 0.4 * wrong[:, 1], np.zeros(cars)], axis=1)
+        fresh = np.where(blind[:, None], straight, wrong)
         self._burst_left = np.where(starts, steps, self._burst_left)
-        self._burst = np.where(
-            starts[:, None], np.where(self._gone[:, None], leave, wrong), self._burst
-        )
+        self._burst = np.where(starts[:, None], fresh, self._burst)
 
 
 class TrackDriver:
@@ -188,9 +190,11 @@ class RandomDriver:
 # recovery: wrong manoeuvres and saving them. aggressive: the limit of friction. failures: off the
 # road for good, across the grass to the edge of the field, whose -100 must occur in the data.
 # explore: a third of the time something random, so that no action tells what the road is like.
+# blind: straight on for up to 1.5 seconds, so that speed does not tell that the road is straight.
 RECOVERY = Style(pace=(0.7, 1.1), noise=(0.05, 0.3), burst_rate=0.015, burst_steps=(4, 12))
 AGGRESSIVE = Style(pace=(1.15, 1.6), grip=(1.0, 2.2), noise=(0.0, 0.3))
 EXPLORE = Style(pace=(0.5, 1.2), noise=(0.1, 0.6), burst_rate=0.05, burst_steps=(3, 20))
+BLIND = Style(pace=(0.7, 1.4), burst_rate=0.012, burst_steps=(15, 75), blind=0.8)
 FAILURES = Style(pace=(0.8, 1.5), give_up=0.006, burst_steps=(30, 90))
 
 DRIVERS: dict[str, Callable[[int, int], Driver]] = {
@@ -200,6 +204,7 @@ DRIVERS: dict[str, Callable[[int, int], Driver]] = {
     "recovery": lambda cars, seed: TrackDriver(cars, seed, RECOVERY),
     "aggressive": lambda cars, seed: TrackDriver(cars, seed, AGGRESSIVE),
     "explore": lambda cars, seed: TrackDriver(cars, seed, EXPLORE),
+    "blind": lambda cars, seed: TrackDriver(cars, seed, BLIND),
     "failures": lambda cars, seed: TrackDriver(cars, seed, FAILURES),
 }
 

@@ -55,8 +55,8 @@ class PolicyDriver:
         self._world, self._controller = world, controller
         style = Style(noise=(0.0, noise), burst_rate=_BURST_RATE if noise > 0.0 else 0.0)
         self._noise = ActionNoise(cars, np.random.default_rng(seed), style)
-        hidden = jnp.zeros((cars, world.hidden_size))
-        self._carry = Carry(h=hidden, c=hidden)
+        carry = world.mdn_rnn.initial_carry()
+        self._carry = jax.tree.map(lambda zeros: jnp.zeros((cars, *zeros.shape)), carry)
         self._before: tuple[Array, Actions] | None = None
 
     def act(self, frames: Frames) -> Actions:
