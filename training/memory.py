@@ -16,7 +16,8 @@ from training.fit import fit
 from training.latents import LatentShard
 from wm_env import mdn
 from wm_env.checkpoint import load_checkpoint, save_checkpoint
-from wm_env.mdn_rnn import MDNRNN, Carry, MDNRNNConfig
+from wm_env.mdn_rnn import MDNRNN, Carry, MDNRNNConfig, Prediction
+from wm_env.world_model import Z_LIMIT
 
 
 @dataclass(frozen=True)
@@ -24,16 +25,19 @@ class MemoryConfig:
     """How M is fitted.
 
     M sees the posterior means, as the driver does, plus noise of standard deviation `latent_noise`,
-    which keeps the density from becoming needle-sharp and teaches M to return from where its own
-    dreams stray. `posterior_noise` adds that share of V's own uncertainty (1: posterior samples, as
-    in the paper); much of it lets M read the road from the driver's actions, because the driver
-    acted on the mean. The weights of tiles and off-field are the seed project's, over
-    log-likelihoods instead of its squared errors.
+    which keeps the density from becoming needle-sharp. `posterior_noise` adds that share of V's own
+    uncertainty (1: posterior samples, as in the paper). Each window draws from `own_shares` the
+    share of its steps at which M sees its own sample instead of the real latent (scheduled
+    sampling, Bengio et al. 2015). Without it M has never seen what its dreams look like once they
+    stray: it then puts the car back on the road, and whoever is evolved there drives blind. The
+    weights of tiles and off-field are the seed project's, over log-likelihoods instead of its
+    squared errors.
     """
 
     mdn_rnn: MDNRNNConfig = MDNRNNConfig()
-    latent_noise: float = 0.08
+    latent_noise: float = 0.02
     posterior_noise: float = 0.0
+    own_shares: tuple[float, ...] = (0.0, 0.3, 0.6)
     tiles_weight: float = 10.0
     off_field_weight: float = 10.0
     batch: int = 128
@@ -52,20 +56,44 @@ class MemoryState(NamedTuple):
     optimizer: optax.OptState
 
 
-def hidden_states(
+def hidden_states(mdn_rnn: MDNRNN, z: Float[Array, "t z"], actions: Float[Array, "t a"]) -> Carry:
+    """The carries [t, h] after each (z_t, a_t), from h = 0."""
+
+    def advance(carry: Carry, inputs: tuple[Array, Array]) -> tuple[Carry, Carry]:
+        carry = mdn_rnn.advance_carry(*inputs, carry)
+        return carry, carry
+
+    return jax.lax.scan(advance, mdn_rnn.initial_carry(), (z, actions))[1]
+
+
+def half_dreamt(
     mdn_rnn: MDNRNN,
     z: Float[Array, "t z"],
     actions: Float[Array, "t a"],
     *,
+    shares: Float[Array, " n"],
+    key: Array,
     mask: Float[Array, " h"] | None = None,
-) -> Carry:
-    """The carries [t, h] after each (z_t, a_t), from h = 0."""
+) -> Prediction:
+    """What M expects of each step [t, ...] where some latents are its own samples.
 
-    def advance(carry: Carry, inputs: tuple[Array, Array]) -> tuple[Carry, Carry]:
-        carry = mdn_rnn.advance_carry(*inputs, carry, mask=mask)
-        return carry, carry
+    One of `shares` is drawn for all steps; no gradient flows through the samples.
+    """
+    key_share, key_own, key_samples = jax.random.split(key, 3)
+    share = jax.random.choice(key_share, shares)
+    own = jax.random.bernoulli(key_own, share, (len(z),)).at[0].set(False)
 
-    return jax.lax.scan(advance, mdn_rnn.initial_carry(), (z, actions))[1]
+    def advance(
+        state: tuple[Carry, Array], inputs: tuple[Array, ...]
+    ) -> tuple[tuple[Carry, Array], Prediction]:
+        carry, dreamt = state
+        seen, action, is_own, key = inputs
+        prediction, carry = mdn_rnn.step(jnp.where(is_own, dreamt, seen), action, carry, mask=mask)
+        dreamt = jnp.clip(mdn.sample(prediction.mixture, key=key), -Z_LIMIT, Z_LIMIT)
+        return (carry, jax.lax.stop_gradient(dreamt)), prediction
+
+    inputs = (z, actions, own, jax.random.split(key_samples, len(z)))
+    return jax.lax.scan(advance, (mdn_rnn.initial_carry(), z[0]), inputs)[1]
 
 
 def memory_loss(
@@ -77,7 +105,7 @@ def memory_loss(
     data. Source: Ha & Schmidhuber (2018), A.2, for the mixture; the other heads replace the seed's
     reward and done.
     """
-    key_noise, key_mask = jax.random.split(key)
+    key_noise, key_mask, key_dream = jax.random.split(key, 3)
     deviation = config.latent_noise + config.posterior_noise * jnp.exp(window.log_sigma)
     z = jnp.asarray(window.z) + deviation * jax.random.normal(key_noise, window.z.shape)
     rate = config.mdn_rnn.dropout
@@ -85,8 +113,10 @@ def memory_loss(
     if rate > 0.0:
         keep = jax.random.bernoulli(key_mask, 1.0 - rate, (config.mdn_rnn.hidden_size,))
         mask = jnp.where(keep, 1.0 / (1.0 - rate), 0.0)
-    carries = hidden_states(mdn_rnn, z[:-1], jnp.asarray(window.actions), mask=mask)
-    predictions = jax.vmap(mdn_rnn.predict)(carries.h)
+    shares = jnp.asarray(config.own_shares)
+    predictions = half_dreamt(
+        mdn_rnn, z[:-1], jnp.asarray(window.actions), shares=shares, mask=mask, key=key_dream
+    )
     next_z = -jnp.sum(jax.vmap(mdn.log_prob)(predictions.mixture, z[1:]), axis=1)
     log_tiles = jnp.minimum(predictions.log_tiles, 3.0)
     tiles = jnp.exp(log_tiles) - window.tiles * log_tiles

@@ -57,7 +57,14 @@ SEED = replace(
     LAPTOP,
     collect=CollectConfig(episodes={"brownian": 2000, "recovery": 500, "aggressive": 500}),
     vision=VisionConfig(beta=1.0, steps=700_000, learning_rate=1e-4),
-    memory=MemoryConfig(latent_noise=0.0, length=250, batch=64, steps=5_000, learning_rate=1e-3),
+    memory=MemoryConfig(
+        latent_noise=0.0,
+        own_shares=(0.0,),
+        length=250,
+        batch=64,
+        steps=5_000,
+        learning_rate=1e-3,
+    ),
     evolve=EvolveConfig(search=CMAESConfig(population=256, dreams=1, steps=1000), temperature=1.25),
     loop=LoopConfig(rounds=1, episodes=500),
 )
@@ -70,6 +77,7 @@ PAPER = replace(
     memory=MemoryConfig(
         latent_noise=0.0,
         posterior_noise=1.0,
+        own_shares=(0.0,),
         batch=100,
         length=1000,
         burn_in=0,
