@@ -27,7 +27,7 @@ class CMAESConfig:
 
     population: int = 64  # Ha & Schmidhuber (2018)
     dreams: int = 16  # Ha & Schmidhuber (2018)
-    steps: int = 700
+    steps: int = 600
     sigma: float = 0.1
 
 

@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt
 
 from agents.cma_es import CMAESConfig, Evolution, Generation
 from agents.linear import LinearController, linear_policy, load_linear, save_linear
+from wm_env.car_racing import default_backend
 from wm_env.checkpoint import load_checkpoint, save_checkpoint
 from wm_env.dream import DreamParams
 from wm_env.evaluation import evaluate
@@ -37,16 +38,16 @@ class EvolveConfig:
     # Begin from this controller's file or shipped name; zeros otherwise.
     controller: str | None = None
     out: Path = Path("out/evolve")
-    generations: int = 100
+    generations: int = 30
     search: CMAESConfig = field(default_factory=CMAESConfig)
     temperature: float = 1.0
     dropout: float = 0.0
-    start_middle: float = 0.5
+    start_middle: float = 0.3
     seed: int = 0
-    validate_every: int = 10
+    validate_every: int = 5
     validation_episodes: int = 16
     validation_first_seed: int = 0
-    backend: Literal["gymnasium", "envpool"] = "gymnasium"
+    backend: Literal["gymnasium", "envpool"] = field(default_factory=default_backend)
 
 
 def run(config: EvolveConfig) -> Path:

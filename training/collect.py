@@ -30,6 +30,7 @@ from training.store import (
     shard_path,
     write_shard,
 )
+from wm_env.car_racing import default_backend
 from wm_env.preprocess import preprocess
 from wm_env.progress import progress_bar
 from wm_env.reward import recover_track_tiles
@@ -49,6 +50,8 @@ class CollectConfig:
             "track": 256,
             "recovery": 160,
             "aggressive": 96,
+            "explore": 192,
+            "blind": 256,
             "failures": 32,
             "brownian": 96,
         }
@@ -56,7 +59,7 @@ class CollectConfig:
     first_seed: int = 100_000
     cars: int = 16
     max_steps: int = 1000
-    backend: Literal["gymnasium", "envpool"] = field(default_factory=lambda: default_backend())
+    backend: Literal["gymnasium", "envpool"] = field(default_factory=default_backend)
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     world: str | None = None
     controller: str | None = None
@@ -71,15 +74,6 @@ class CollectConfig:
             for index in range(shards)
         ]
         return [name for _, name in sorted(spread)]
-
-
-def default_backend() -> Literal["gymnasium", "envpool"]:
-    """EnvPool where it is installed (about seven times faster), else Gymnasium."""
-    try:
-        import envpool  # noqa: F401
-    except ImportError:
-        return "gymnasium"
-    return "envpool"
 
 
 def make_lanes(backend: str, seeds: Sequence[int]) -> Any:

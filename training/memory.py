@@ -43,7 +43,7 @@ class MemoryConfig:
     batch: int = 128
     length: int = 100
     burn_in: int = 20
-    steps: int = 2000
+    steps: int = 4000
     learning_rate: float = 1.5e-3
     clip: float = 1.0
     seed: int = 0

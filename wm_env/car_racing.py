@@ -4,7 +4,7 @@ import importlib.util
 import os
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
@@ -18,7 +18,7 @@ BACKENDS = ("gymnasium", "envpool")
 _ID = "CarRacing-v3"
 
 
-def default_backend() -> str:
+def default_backend() -> Literal["gymnasium", "envpool"]:
     """EnvPool where it is installed (about seven times faster), else Gymnasium."""
     return "envpool" if importlib.util.find_spec("envpool") else "gymnasium"
 

@@ -15,7 +15,7 @@ def lane_seeds(seed: int | Sequence[int], num_envs: int) -> list[int]:
         seeds = [int(seed) + lane for lane in range(num_envs)]
     if len(seeds) != num_envs or min(seeds) < 0:
         raise ValueError(
-            f"got {len(seeds)} seeds ({seeds[:4]} …) for {num_envs} lanes; give one number, or one "
-            "for each lane, none negative."
+            f"got {len(seeds)} seeds for {num_envs} lanes, the least of them "
+            f"{min(seeds, default=None)}; give one number, or one for each lane, none negative."
         )
     return seeds
