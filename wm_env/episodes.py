@@ -1,6 +1,6 @@
 """Whole episodes of a policy, many lanes at once, in the dream or on EnvPool's CarRacing-v3."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,7 @@ def drive_dream(
     world: WorldModel,
     options: dict[str, Any],
     seeds: tuple[int, ...],
-) -> Iterator[tuple[int, Episode]]:
+) -> Generator[tuple[int, Episode], None, None]:
     """Dream an episode for each seed; yields its place among the seeds and how it went.
 
     `options` are the arguments of DreamCarRacingEnv, all but the world and the render mode.
@@ -65,7 +65,7 @@ def drive_envpool(
     world: WorldModel | None,
     options: dict[str, Any],
     seeds: tuple[int, ...],
-) -> Iterator[tuple[int, Episode]]:
+) -> Generator[tuple[int, Episode], None, None]:
     """Drive an episode for each seed on EnvPool; yields as `drive_dream` does.
 
     `options` are the arguments of `make_real_vector`.

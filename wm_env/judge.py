@@ -9,7 +9,7 @@ import os
 import pickle
 import signal
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -52,7 +52,7 @@ def drive_gymnasium(
     options: dict[str, Any],
     seeds: tuple[int, ...],
     processes: int,
-) -> Iterator[tuple[int, Episode]]:
+) -> Generator[tuple[int, Episode], None, None]:
     """Drive an episode for each seed; yields its place among the seeds and how it went.
 
     `options` are the arguments of `make_real`. Closing the generator stops the processes.
