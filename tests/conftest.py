@@ -69,3 +69,10 @@ def with_outcomes():
 def world(random_world):
     """One random world that tests share; modules are immutable."""
     return random_world()
+
+
+@pytest.fixture
+def lenient_dtypes():
+    """For what calls libraries that promote dtypes and ranks, which our own code may not."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield

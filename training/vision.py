@@ -40,6 +40,7 @@ class VisionConfig:
     learning_rate: float = 1e-3
     seed: int = 0
     bfloat16: bool = False
+    group: int = 32  # of images whose gradient is computed at once on a CPU: fits its caches
 
 
 class VisionState(NamedTuple):
@@ -89,11 +90,10 @@ def new_state(config: VisionConfig) -> VisionState:
 def make_batch_loss(
     config: VisionConfig,
 ) -> Callable[[VAE, Array, Array], tuple[Array, dict[str, Array]]]:
-    """`batch_loss(vae, images [b, 64, 64, 3], key)`: the mean loss of a batch and its parts."""
+    """`batch_loss(vae, images [b, 64, 64, 3], keys [b])`: the mean loss and its parts."""
     dtype = jnp.bfloat16 if config.bfloat16 else jnp.float32
 
-    def batch_loss(vae: VAE, images: Array, key: Array) -> tuple[Array, dict[str, Array]]:
-        keys = jax.random.split(key, len(images))
+    def batch_loss(vae: VAE, images: Array, keys: Array) -> tuple[Array, dict[str, Array]]:
         losses, parts = jax.vmap(
             lambda image, key: vision_loss(vae, image, key=key, beta=config.beta, dtype=dtype)
         )(images, keys)
@@ -109,7 +109,9 @@ def make_train_step(
 
     The state that goes in is used up.
     """
-    optimizer, batch_loss = _optimizer(config), make_batch_loss(config)
+    optimizer = _optimizer(config)
+    gradient_of = eqx.filter_value_and_grad(make_batch_loss(config), has_aux=True)
+    group = config.group if jax.default_backend() == "cpu" else config.batch
 
     @eqx.filter_jit(donate="all-except-first")
     def train_step(
@@ -118,14 +120,22 @@ def make_train_step(
         key_flip, key_sample = jax.random.split(key)
         flip = jax.random.bernoulli(key_flip, 0.5, (len(images), 1, 1, 1))
         images = jnp.where(flip, mirror(images), images)
-        (loss, parts), gradient = eqx.filter_value_and_grad(batch_loss, has_aux=True)(
-            state.vae, images, key_sample
+        keys = jax.random.split(key_sample, len(images))
+        groups = len(images) // group if len(images) % group == 0 else 1
+
+        def add(gradient: VAE, part: tuple[Array, Array]) -> tuple[VAE, dict[str, Array]]:
+            (loss, parts), more = gradient_of(state.vae, *part)
+            return jax.tree.map(jnp.add, gradient, more), {"loss": loss, **parts}
+
+        gradient, metrics = jax.lax.scan(
+            add,
+            jax.tree.map(jnp.zeros_like, eqx.filter(state.vae, eqx.is_array)),
+            (images.reshape(groups, -1, *images.shape[1:]), keys.reshape(groups, -1)),
         )
+        gradient = jax.tree.map(lambda sum_: sum_ / groups, gradient)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer)
-        return VisionState(eqx.apply_updates(state.vae, updates), optimizer_state), {
-            "loss": loss,
-            **parts,
-        }
+        vae = eqx.apply_updates(state.vae, updates)
+        return VisionState(vae, optimizer_state), jax.tree.map(jnp.mean, metrics)
 
     return lambda state, images, key: train_step(jnp.asarray(images), state, key)
 
@@ -140,9 +150,10 @@ def fit_vision(shards: list[Shard], config: VisionConfig, out: Path) -> VAE:
         state, start = load_checkpoint(state, out / "checkpoint.safetensors")
     held_out, drivers = held_out_images(shards, 256)
     evaluate = eqx.filter_jit(make_batch_loss(config))
+    keys = jax.random.split(jax.random.key(1), len(held_out))
 
     def validate(state: VisionState) -> dict[str, float]:
-        loss, parts = evaluate(state.vae, jnp.asarray(held_out), jax.random.key(1))
+        loss, parts = evaluate(state.vae, jnp.asarray(held_out), keys)
         return {"loss": float(loss), **{name: float(value) for name, value in parts.items()}}
 
     state = fit(

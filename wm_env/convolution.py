@@ -1,7 +1,7 @@
 """Stride-2 convolutions as large matmuls: XLA's CPU gradients of strided convolutions are naive.
 
 A kernel of even size k and stride 2 is a kernel of size k/2 and stride 1 over 2x2 blocks of pixels
-(space-to-depth); its transpose paints k/2 x k/2 overlapping blocks (sub-pixel convolution). Both
+(space-to-depth), and its transpose one that gives 2x2 blocks (sub-pixel convolution). Both
 directions, forwards and backwards, are then slices, additions and one matmul. Results equal
 `lax.conv_general_dilated` and `lax.conv_transpose` with VALID padding; tests compare values and
 gradients.
@@ -47,14 +47,9 @@ class Conv2x(eqx.Module):
         height, width = x.shape[0] // 2, x.shape[1] // 2
         blocks = x[: 2 * height, : 2 * width].reshape(height, 2, width, 2, channels)
         blocks = blocks.transpose(0, 2, 1, 3, 4).reshape(height, width, 4 * channels)
-        rows, columns = height - half + 1, width - half + 1
-        patches = jnp.concatenate(
-            [blocks[i : i + rows, j : j + columns] for i in range(half) for j in range(half)],
-            axis=-1,
-        )
         kernel = self.kernel.reshape(half, 2, half, 2, channels, out).transpose(0, 2, 1, 3, 4, 5)
-        features = patches.reshape(rows * columns, -1) @ kernel.reshape(-1, out).astype(x.dtype)
-        return (features + self.bias.astype(x.dtype)[None]).reshape(rows, columns, out)
+        features = _convolve(blocks, kernel.reshape(half, half, 4 * channels, out))
+        return features + self.bias.astype(x.dtype)[None, None]
 
 
 class ConvTranspose2x(eqx.Module):
@@ -78,25 +73,65 @@ class ConvTranspose2x(eqx.Module):
     def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "h2 w2 out"]:
         """Paint one image; callers vmap."""
         size, _, channels, out = self.kernel.shape
-        half = (size + 1) // 2
         height, width, _ = x.shape
-        even = jnp.pad(self.kernel, ((0, 2 * half - size), (0, 2 * half - size), (0, 0), (0, 0)))
-        # [c, half, half, 2, 2, out]: for each block offset, the 2x2 pixels that are painted there.
-        kernel = even.reshape(half, 2, half, 2, channels, out).transpose(4, 0, 2, 1, 3, 5)
-        painted = x.reshape(-1, channels) @ kernel.reshape(channels, -1).astype(x.dtype)
-        painted = painted.reshape(height, width, -1)
-        rows, columns = height + half - 1, width + half - 1
-        # split, not indexing: its gradient is one concatenation instead of half^2 padded sums.
-        blocks = sum(
-            jnp.pad(piece, ((i, half - 1 - i), (j, half - 1 - j), (0, 0)))
-            for (i, j), piece in zip(
-                itertools.product(range(half), repeat=2),
-                jnp.split(painted, half * half, axis=-1),
-                strict=True,
-            )
-        )
-        image = jnp.asarray(blocks).reshape(rows, columns, 2, 2, out).transpose(0, 2, 1, 3, 4)
-        image = image.reshape(2 * rows, 2 * columns, out)[
-            : 2 * height + size - 2, : 2 * width + size - 2
-        ]
+        kernel = self.kernel.astype(x.dtype)
+        if height == width == 1:  # nothing overlaps
+            image = x.reshape(1, channels) @ kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
+            image = image.reshape(size, size, out)
+        else:
+            # What lies between input and output is large: the narrower form is the faster one.
+            blocks = (_paint if 4 * out < channels else _gather)(x, _blocked(kernel))
+            rows, columns, _ = blocks.shape
+            image = blocks.reshape(rows, columns, 2, 2, out).transpose(0, 2, 1, 3, 4)
+            image = image.reshape(2 * rows, 2 * columns, out)
+            image = image[: 2 * height + size - 2, : 2 * width + size - 2]
         return image + self.bias.astype(x.dtype)[None, None]
+
+
+def _blocked(kernel: Float[Array, "k k c out"]) -> Float[Array, "half half c blocks"]:
+    """For each offset of blocks, the 2x2 pixels that one input pixel paints there."""
+    size, _, channels, out = kernel.shape
+    half = (size + 1) // 2
+    missing = 2 * half - size
+    even = jnp.pad(kernel, ((0, missing), (0, missing), (0, 0), (0, 0)))
+    even = even.reshape(half, 2, half, 2, channels, out).transpose(0, 2, 4, 1, 3, 5)
+    return even.reshape(half, half, channels, 4 * out)
+
+
+def _convolve(
+    x: Float[Array, "h w c"], kernel: Float[Array, "k k c out"]
+) -> Float[Array, "h2 w2 out"]:
+    """Convolution with stride 1: patches, then one matmul."""
+    size, _, _, out = kernel.shape
+    rows, columns = x.shape[0] - size + 1, x.shape[1] - size + 1
+    offsets = itertools.product(range(size), repeat=2)
+    patches = jnp.concatenate([x[i : i + rows, j : j + columns] for i, j in offsets], axis=-1)
+    features = patches.reshape(rows * columns, -1) @ kernel.reshape(-1, out).astype(x.dtype)
+    return features.reshape(rows, columns, out)
+
+
+def _gather(
+    x: Float[Array, "h w c"], kernel: Float[Array, "k k c out"]
+) -> Float[Array, "h2 w2 out"]:
+    """Transposed convolution with stride 1: each output pixel gathers what is painted on it."""
+    edge = kernel.shape[0] - 1
+    return _convolve(jnp.pad(x, ((edge, edge), (edge, edge), (0, 0))), kernel[::-1, ::-1])
+
+
+def _paint(
+    x: Float[Array, "h w c"], kernel: Float[Array, "k k c out"]
+) -> Float[Array, "h2 w2 out"]:
+    """Transposed convolution with stride 1: one matmul, whose pieces are shifted and added."""
+    size, _, channels, out = kernel.shape
+    height, width, _ = x.shape
+    painted = x.reshape(-1, channels) @ kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
+    # split, not indexing: its gradient is one concatenation instead of size^2 padded sums.
+    pieces = jnp.split(painted.reshape(height, width, -1), size * size, axis=-1)
+    shifts = itertools.product(range(size), repeat=2)
+    return sum(
+        (
+            jnp.pad(piece, ((i, size - 1 - i), (j, size - 1 - j), (0, 0)))
+            for (i, j), piece in zip(shifts, pieces, strict=True)
+        ),
+        start=jnp.zeros((height + size - 1, width + size - 1, out), x.dtype),
+    )

@@ -8,12 +8,7 @@ from agents.cma_es import CMAESConfig, Evolution
 from agents.linear import LinearController, linear_policy
 from wm_env.dream import DreamParams
 
-
-@pytest.fixture(autouse=True)
-def _lenient_dtypes():
-    """evosax multiplies floats by booleans, which our own code may not."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
+pytestmark = pytest.mark.usefixtures("lenient_dtypes")  # evosax multiplies floats by booleans
 
 
 @pytest.fixture(scope="module")
