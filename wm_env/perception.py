@@ -96,8 +96,11 @@ def _encode(world: WorldModel, images: jax.Array) -> jax.Array:
 @jax.jit
 def _begin(world: WorldModel, images: jax.Array) -> tuple[jax.Array, Carry, jax.Array]:
     z = _vmap_lanes(world.encode, images)(images)
-    zeros = jnp.zeros((*z.shape[:-1], world.hidden_size))
-    return z, Carry(h=zeros, c=zeros), jnp.concatenate([z, zeros], axis=-1)
+    lanes = z.shape[:-1]
+    carry = jax.tree.map(
+        lambda leaf: jnp.zeros((*lanes, *leaf.shape)), world.mdn_rnn.initial_carry()
+    )
+    return z, carry, _vmap_lanes(world.features, images)(z, carry.h)
 
 
 @jax.jit
