@@ -1,6 +1,7 @@
 """`python -m training STAGE --preset laptop --out DIR`: how V and M come to be."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -82,6 +83,14 @@ class Data:
     verify: bool = field(default=False)  # read every byte and compare with the checksums
 
 
+@dataclass(frozen=True)
+class Bench:
+    """Time collection and the training of V."""
+
+    json: Path | None = None  # write the rows here too
+    quick: bool = False  # short runs, whose figures are rough
+
+
 Command = (
     Annotated[Collect, tyro.conf.subcommand("collect")]
     | Annotated[Data, tyro.conf.subcommand("data")]
@@ -91,17 +100,22 @@ Command = (
     | Annotated[Evolve, tyro.conf.subcommand("evolve")]
     | Annotated[Loop, tyro.conf.subcommand("loop")]
     | Annotated[All, tyro.conf.subcommand("all")]
+    | Annotated[Bench, tyro.conf.subcommand("bench")]
 )
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 only when its work was done."""
-    command = tyro.cli(Command, prog="python -m training")  # pyright: ignore[reportCallIssue, reportArgumentType]
+    command = tyro.cli(Command, prog="python -m training", args=arguments)  # pyright: ignore
     try:
         if isinstance(command, Data):
             from training.inspect import run_data
 
             print(run_data(command.store, verify=command.verify))
+        elif isinstance(command, Bench):
+            from training.bench import BenchConfig, run
+
+            run(BenchConfig(json=command.json, quick=command.quick))
         else:
             command.run(type(command).__name__.lower())
     except (StoreError, FitError, CheckpointError, WeightsError, ValueError) as error:

@@ -120,5 +120,5 @@ def _print(title: str, facts: dict[str, Any]) -> None:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts.items():
-        table.add_row(name, value if isinstance(value, str) else json.dumps(value, indent=1))
+        table.add_row(name, value if isinstance(value, str) else json.dumps(value))
     Console().print(table)

@@ -1,0 +1,44 @@
+"""`python -m training`: every command is there, and says what is wrong in one line."""
+
+import json
+
+import pytest
+
+from training import bench
+from training.__main__ import main
+from wm_env.bench import Row, write_rows
+
+COMMANDS = "collect data vision latents memory evolve loop all bench".split()
+
+
+def test_help_names_every_command(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    assert [command for command in COMMANDS if command not in shown] == []
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["collect", "--preset", "huge"]])
+def test_unknown_arguments_end_with_status_2(arguments):
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+
+
+@pytest.mark.parametrize("stage", ["vision", "latents", "memory"])
+def test_a_stage_without_its_data_names_the_folder(tmp_path, capsys, stage):
+    assert main([stage, "--preset", "smoke", "--out", str(tmp_path / "none")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert str(tmp_path / "none") in error
+
+
+def test_bench_is_passed_its_options(tmp_path, monkeypatch):
+    def timed(config):
+        assert config.quick
+        write_rows([Row("a rate", 2.0, "frames/s", 4.0)], config.json)
+
+    monkeypatch.setattr(bench, "run", timed)
+    assert main(["bench", "--quick", "--json", str(tmp_path / "rows.json")]) == 0
+    assert json.loads((tmp_path / "rows.json").read_text())[0]["ratio"] == 0.5
