@@ -19,7 +19,7 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from wm_env.preprocess import IMAGE_SHAPE
 from wm_env.reward import is_off_field
 
 FORMAT_VERSION = 1
+_ZSTD = ZstdCodec(level=3)
 CHUNK_FRAMES = 64  # 64 * 12,288 bytes: the unit that is read, decompressed and shuffled
 _STEP_ARRAYS = ("actions", "rewards", "tiles", "off_field", "terminated", "truncated")
 
@@ -114,8 +115,8 @@ def shard_path(store: Path, index: int) -> Path:
 def write_shard(path: Path, episodes: Sequence[Episode], provenance: dict[str, Any]) -> None:
     """Write a group of episodes as one shard: under a temporary name, synced, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    arrays = {"images": np.concatenate([episode.images for episode in episodes])}
-    arrays |= {
+    images = [episode.images for episode in episodes]  # never copied as a whole: they are large
+    steps = {
         name: np.concatenate([getattr(episode, name) for episode in episodes])
         for name in _STEP_ARRAYS
     }
@@ -133,21 +134,25 @@ def write_shard(path: Path, episodes: Sequence[Episode], provenance: dict[str, A
     manifest = {
         "format": "wm_env.store",
         "format_version": FORMAT_VERSION,
-        "checksum": checksum(arrays),
+        "checksum": checksum({"images": images, **{k: [v] for k, v in steps.items()}}),
         "provenance": provenance,
         "episodes": [asdict(row) for row in rows],
     }
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with ZipStore(temporary, mode="w") as zip_store:
         group = zarr.create_group(zip_store, attributes=manifest)
-        for name, array in arrays.items():
-            rows_a_chunk = CHUNK_FRAMES if name == "images" else len(array)
-            group.create_array(
-                name,
-                data=array,
-                chunks=(min(rows_a_chunk, len(array)), *array.shape[1:]),
-                compressors=ZstdCodec(level=3),
-            )
+        for name, array in steps.items():
+            group.create_array(name, data=array, chunks=array.shape, compressors=_ZSTD)
+        frames = sum(map(len, images))
+        stored = group.create_array(
+            "images",
+            shape=(frames, *IMAGE_SHAPE),
+            dtype=np.uint8,
+            chunks=(min(CHUNK_FRAMES, frames), *IMAGE_SHAPE),
+            compressors=_ZSTD,
+        )
+        for start, chunk in _chunks(images):
+            stored[start : start + len(chunk)] = chunk
     publish(temporary, path)
 
 
@@ -158,11 +163,23 @@ def publish(temporary: Path, path: Path) -> None:
     os.replace(temporary, path)
 
 
-def checksum(arrays: dict[str, np.ndarray]) -> str:
-    """sha256 over the arrays' bytes, in the order of their names."""
+def _chunks(pieces: Sequence[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
+    """The pieces as one array, chunk by chunk: where each begins, and the chunk."""
+    ends = np.cumsum([len(piece) for piece in pieces])
+    for start in range(0, int(ends[-1]), CHUNK_FRAMES):
+        parts = [
+            piece[max(0, start - begin) : max(0, start + CHUNK_FRAMES - begin)]
+            for piece, begin in zip(pieces, (ends - [len(p) for p in pieces]).tolist(), strict=True)
+        ]
+        yield start, np.concatenate(parts)
+
+
+def checksum(arrays: Mapping[str, Iterable[np.ndarray]]) -> str:
+    """sha256 over the bytes of each array's pieces, in the order of the arrays' names."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
-        digest.update(np.ascontiguousarray(arrays[name]).data)
+        for piece in arrays[name]:
+            digest.update(np.ascontiguousarray(piece).data)
     return digest.hexdigest()
 
 
@@ -203,7 +220,7 @@ def verify_shard(shard: Shard) -> None:
     group = shard.arrays()
     try:
         arrays = {name: np.asarray(group[name]) for name in ("images", *_STEP_ARRAYS)}
-        damaged = checksum(arrays) != shard.manifest["checksum"]
+        damaged = checksum({k: [v] for k, v in arrays.items()}) != shard.manifest["checksum"]
     except Exception as error:  # zarr raises many kinds for a damaged chunk
         raise StoreError(
             f"shard {shard.path} is damaged ({error}); delete it and collect again."
