@@ -110,17 +110,17 @@ def collect_episodes(
     """Drive one episode with each car of `env`, at most `max_steps` long, and return them all."""
     lanes = len(seeds)
     frames, _ = env.reset(seed=list(seeds)) if config.backend == "gymnasium" else env.reset()
-    images = np.empty((config.max_steps + 1, lanes, 64, 64, 3), np.uint8)
+    images = np.empty((lanes, config.max_steps + 1, 64, 64, 3), np.uint8)
     actions = np.empty((config.max_steps, lanes, 3), np.float32)
     rewards = np.empty((config.max_steps, lanes), np.float32)
     ends = np.zeros((2, lanes), bool)
     lengths = np.zeros(lanes, np.int64)
-    images[0] = preprocess(frames)
+    images[:, 0] = preprocess(frames)
     for step in range(config.max_steps):
         actions[step] = driver.act(frames)
         frames, rewards[step], terminated, truncated, _ = env.step(actions[step])
         running = lengths == step
-        images[step + 1, running] = preprocess(frames[running])
+        images[running, step + 1] = preprocess(frames[running])
         truncated = truncated | (step + 1 == config.max_steps)
         over = terminated | truncated
         ends[:, running & over] = np.stack([terminated, truncated])[:, running & over]
@@ -130,7 +130,7 @@ def collect_episodes(
     lengths += ends.any(axis=0)
     return [
         _cut_episode(
-            images[:, lane], actions[:, lane], rewards[:, lane], ends[:, lane], length, name, seed
+            images[lane], actions[:, lane], rewards[:, lane], ends[:, lane], length, name, seed
         )
         for lane, (length, seed) in enumerate(zip(lengths.tolist(), seeds, strict=True))
     ]
@@ -160,15 +160,20 @@ def _cut_episode(
 
 def collect_shard(store: Path, index: int, name: str, config: CollectConfig) -> Shard:
     """Collect shard number `index` of the plan and write it."""
+    path = shard_path(store, index)
     seeds = [config.first_seed + index * config.cars + lane for lane in range(config.cars)]
+    # No variable holds the episodes: importing EnvPool keeps an ImportError of its own for good,
+    # and that keeps the variables of all callers.
+    write_shard(path, _drive(name, seeds, config), provenance(config))
+    return read_shard(path)
+
+
+def _drive(name: str, seeds: Sequence[int], config: CollectConfig) -> list[Episode]:
     env = make_lanes(config.backend, seeds)
     try:
-        episodes = collect_episodes(env, _driver(name, seeds[0], config), name, seeds, config)
+        return collect_episodes(env, _driver(name, seeds[0], config), name, seeds, config)
     finally:
         env.close()
-    path = shard_path(store, index)
-    write_shard(path, episodes, provenance(config))
-    return read_shard(path)
 
 
 def _driver(name: str, seed: int, config: CollectConfig) -> Driver:
