@@ -78,6 +78,7 @@ def clone(tmp_path, monkeypatch):
 
     def make(program):
         (tmp_path / "training").mkdir()
+        (tmp_path / "training" / "__init__.py").touch()  # else the real package goes before it
         (tmp_path / "training" / "__main__.py").write_text(textwrap.dedent(program))
         (tmp_path / "training" / "bench.py").touch()
         monkeypatch.setattr(bench, "_TRAINING", tmp_path / "training" / "bench.py")
