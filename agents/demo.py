@@ -189,7 +189,7 @@ def plot_returns(dream: Drives, real: Drives, path: Path) -> None:
         xlabel=f"return of an episode (at most {max(dream.lengths.max(), real.lengths.max())} "
         f"frames, {FPS} a second)",
         ylabel="dreams",
-        title="One controller in the dream it was evolved in, and on real tracks it never saw",
+        title="One controller, in the dream it was evolved in and on real tracks",
         ylim=(0, 1.3 * most),
     )
     axes.grid(alpha=0.3)

@@ -59,9 +59,17 @@ def road_centres(frames: Frames, rows: int = 20) -> NDArray[np.float64]:
 
 
 def wheel_speed(frames: Frames) -> NDArray[np.float64]:
-    """Speed [n] in units of the dashboard's blue wheel bars: 10 is slow, 30 fast in a corner."""
+    """Speed [n] in units of the dashboard's blue wheel bars: 10 is slow, 30 fast in a corner.
+
+    Gymnasium prints the score, in grey, over all bars but the edge of the right rear wheel's.
+    """
     bars = frames[:, 84:, 16:27].astype(np.int16)
-    return np.maximum(bars[..., 2] - 2 * bars[..., 0], 0).sum(axis=(1, 2)) / 255.0
+    red, blue = bars[..., 0], bars[..., 2]
+    all_four = np.maximum(blue - 2 * red, 0).sum(axis=(1, 2)) / 255.0
+    grey = (blue > 40) & (abs(blue - red) < 8)
+    edge = (blue - red)[:, :, 10].sum(axis=1) / 101.0  # rows, of which one is 7.5 of all four
+    right_rear = 7.5 * (edge + 0.4)  # EnvPool rounds up to whole rows
+    return np.where(grey.any(axis=(1, 2)), right_rear, all_four)
 
 
 @dataclass(frozen=True)

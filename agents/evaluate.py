@@ -45,10 +45,12 @@ def run(config: EvaluateConfig) -> Evaluation:
     """
     if config.episodes < 1:
         raise ValueError(f"episodes is {config.episodes}; expected 1 or more.")
+    dream = {name: getattr(config, name) for name in ("temperature", "dropout", "track_tiles")}
+    if config.env == "real" and any(getattr(EvaluateConfig, k) != v for k, v in dream.items()):
+        raise ValueError(f"{dream} with --env real; these are options of dreams: add --env dream.")
     world = load_world(config.world)
     features = world.latent_size + world.hidden_size
     controller, training = load_linear(config.controller, features=features)
-    dream = {name: getattr(config, name) for name in ("temperature", "dropout", "track_tiles")}
     evaluation = evaluate(
         linear_policy,
         controller,

@@ -71,7 +71,7 @@ def run(config: EvolveConfig) -> Path:
     checkpoint, log = config.out / "checkpoint.safetensors", config.out / "history.jsonl"
     config.out.mkdir(parents=True, exist_ok=True)
     if checkpoint.exists():
-        state, start = load_checkpoint(state, checkpoint)
+        state, start = load_checkpoint(state, checkpoint, _dream_of(config))
     history = [line for line in _read(log) if line["generation"] <= start]
     key = jax.random.key(config.seed + 1)
     with progress_bar("evolving", total=config.generations, done=start, unit="generations") as bar:
@@ -84,7 +84,7 @@ def run(config: EvolveConfig) -> Path:
                 line |= _validate(evolution.controller(state), world, config, generation)
             history.append(line)
             write_atomically(log, "".join(json.dumps(row) + "\n" for row in history).encode())
-            save_checkpoint(state, generation, checkpoint)
+            save_checkpoint(state, generation, checkpoint, _dream_of(config))
             bar.advance(1, note=_note(history))
     figure(history, config.out / "evolution.png")
     return _keep_best(history, config)
@@ -168,6 +168,12 @@ def _note(history: list[dict[str, float]]) -> str:
     real = [line["real_mean"] for line in history if "real_mean" in line]
     reality = f"  real {real[-1]:.0f} (best {max(real):.0f})" if real else ""
     return f"dream {history[-1]['fixed_return']:.0f}{reality}"
+
+
+def _dream_of(config: EvolveConfig) -> dict[str, Any]:
+    """What may not change in the middle of an evolution."""
+    fixed = ("search", "temperature", "dropout", "start_middle", "seed", "world", "controller")
+    return {name: value for name, value in _jsonable(config).items() if name in fixed}
 
 
 def _jsonable(config: EvolveConfig) -> dict[str, Any]:

@@ -8,18 +8,13 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from training.fit import FitError
-from training.store import StoreError
-from wm_env.checkpoint import CheckpointError
-from wm_env.weights import WeightsError
-
 
 @dataclass(frozen=True)
 class Stage:
     """Options of every stage."""
 
     preset: Literal["smoke", "laptop", "seed", "paper"] = "laptop"
-    out: Path = Path("runs/laptop")
+    out: Path | None = None  # runs/PRESET unless told
     backend: Literal["gymnasium", "envpool"] | None = None  # EnvPool where it is installed
     workers: int | None = None  # processes that collect; one a core unless told
 
@@ -37,7 +32,7 @@ class Stage:
         chosen = replace(
             chosen, collect=collect, evolve=replace(chosen.evolve, backend=collect.backend)
         )
-        return getattr(pipeline, f"run_{name}")(chosen, self.out)
+        return getattr(pipeline, f"run_{name}")(chosen, self.out or Path("runs") / self.preset)
 
 
 @dataclass(frozen=True)
@@ -118,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run(BenchConfig(json=command.json, quick=command.quick))
         else:
             command.run(type(command).__name__.lower())
-    except (StoreError, FitError, CheckpointError, WeightsError, ValueError) as error:
+    except (ValueError, OSError, RuntimeError) as error:  # all of ours are among these
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

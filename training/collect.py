@@ -7,15 +7,16 @@ would write the same driving.
 
 import os
 import platform
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from multiprocessing import get_context
+from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import gymnasium as gym
 import numpy as np
@@ -210,6 +211,8 @@ def collect(
     Raises:
         StoreError: when workers die or an existing shard is damaged or is not of this plan.
     """
+    if config.workers < 1:
+        raise ValueError(f"workers is {config.workers}; expected 1 or more processes.")
     store = Path(store)
     store.mkdir(parents=True, exist_ok=True)
     clean_unfinished(store)
@@ -223,7 +226,9 @@ def collect(
         "collecting", total=len(plan) * config.cars, done=len(done) * config.cars, unit="episodes"
     ) as bar:
         pool = ProcessPoolExecutor(
-            max(1, min(config.workers, len(missing))), mp_context=get_context("spawn")
+            max(1, min(config.workers, len(missing))),
+            mp_context=get_context("spawn"),
+            initializer=_end_with_parent,
         )
         try:
             waiting: dict[Future[Shard], int] = {
@@ -253,10 +258,22 @@ def collect(
             # again anyway.
             for process in list((getattr(pool, "_processes", None) or {}).values()):
                 process.terminate()
+                process.join()
+            clean_unfinished(store)
             raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
     return [done[index] for index in range(len(plan))]
+
+
+def _end_with_parent() -> None:
+    """In a worker: end at once when the collecting process dies, even by kill -9."""
+
+    def watch() -> None:
+        connection.wait([cast(Any, parent_process()).sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _same_plan(shard: Shard, name: str, config: CollectConfig) -> Shard:

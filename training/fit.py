@@ -5,7 +5,7 @@ Compiled steps, metrics, checkpoints, and a stop when the loss explodes.
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +32,7 @@ def fit(
     start: int,
     out: Path,
     key: jax.Array,
+    config: Mapping[str, Any],
     examples_a_batch: int,
     validate: Callable[[_State], dict[str, float]] | None = None,
     every: int = 200,
@@ -39,7 +40,7 @@ def fit(
     """Run `train_step` from step `start` to `steps`.
 
     Every `every` steps: a line in `metrics.jsonl` (means since the last one, rate, held-out
-    figures) and a checkpoint `checkpoint.safetensors`, both under `out`.
+    figures) and a checkpoint `checkpoint.safetensors` that names `config`, both under `out`.
 
     Raises:
         FitError: when the loss is no longer finite.
@@ -65,8 +66,8 @@ def fit(
                 line = {"step": step + 1, "per_second": round(rate, 1), **means}
                 if validate:
                     line |= {f"held_out_{k}": v for k, v in validate(state).items()}
+                save_checkpoint(state, step + 1, checkpoint, config)
                 _append(out / "metrics.jsonl", line)
-                save_checkpoint(state, step + 1, checkpoint)
                 bar.advance(
                     0, note=" ".join(f"{k} {v:.3g}" for k, v in line.items() if k != "step")
                 )

@@ -1,6 +1,6 @@
 """Fitting M: what happens next, given the latent that the driver saw and what it did."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -174,7 +174,7 @@ def fit_memory(
 
     state, start = new_state(config, begin_from), 0
     if (out / "checkpoint.safetensors").exists():
-        state, start = load_checkpoint(state, out / "checkpoint.safetensors")
+        state, start = load_checkpoint(state, out / "checkpoint.safetensors", asdict(config))
     stream = partial(
         WindowStream, shards, length=config.length, burn_in=config.burn_in, seed=config.seed
     )
@@ -193,6 +193,7 @@ def fit_memory(
         steps=config.steps,
         start=start,
         out=out,
+        config=asdict(config),
         key=jax.random.key(config.seed + 1),
         examples_a_batch=config.batch * config.length,
         validate=validate,

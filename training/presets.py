@@ -34,8 +34,8 @@ class Preset:
     loop: LoopConfig = field(default_factory=LoopConfig)
 
 
-# From nothing to a driving controller in about two hours on two cores. The shipped world was made
-# with these numbers, but its M was fitted in stages that its metadata lists.
+# From nothing to a driving controller in about two hours on two cores: the recipe that the shipped
+# world's own stages, which its metadata lists, ended with. Not yet run from beginning to end.
 LAPTOP = Preset()
 
 # The whole path in minutes, to see that it works: nothing that it makes can drive.

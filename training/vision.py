@@ -4,7 +4,7 @@ The loss is the squared error plus beta times the KL divergence.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -147,7 +147,7 @@ def fit_vision(shards: list[Shard], config: VisionConfig, out: Path) -> VAE:
     """
     state, start = new_state(config), 0
     if (out / "checkpoint.safetensors").exists():
-        state, start = load_checkpoint(state, out / "checkpoint.safetensors")
+        state, start = load_checkpoint(state, out / "checkpoint.safetensors", asdict(config))
     held_out, drivers = held_out_images(shards, 256)
     evaluate = eqx.filter_jit(make_batch_loss(config))
     keys = jax.random.split(jax.random.key(1), len(held_out))
@@ -164,6 +164,7 @@ def fit_vision(shards: list[Shard], config: VisionConfig, out: Path) -> VAE:
         steps=config.steps,
         start=start,
         out=out,
+        config=asdict(config),
         key=jax.random.key(config.seed + 1),
         examples_a_batch=config.batch,
         validate=validate,

@@ -7,7 +7,6 @@ from typing import Annotated
 import tyro
 
 from wm_env import bench, machine, play
-from wm_env.weights import WeightsError
 
 Command = (
     Annotated[machine.InfoConfig, tyro.conf.subcommand("info")]
@@ -27,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = tyro.cli(Command, prog="python -m wm_env", args=arguments)  # pyright: ignore
     try:
         _RUN[type(config)](config)
-    except (WeightsError, ValueError, play.NoDisplayError, bench.BenchError) as error:
+    except (ValueError, OSError, RuntimeError) as error:  # all of ours are among these
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -82,6 +82,11 @@ class DreamCarRacing(environment.Environment[DreamState, DreamParams]):
                 f"observation is {observation!r}; expected one of {', '.join(OBSERVATION_KINDS)}. "
                 "Features ([z, h]) are what the shipped controller drives on."
             )
+        if not isinstance(continuous, bool):
+            raise ValueError(
+                f"continuous is {continuous!r}; expected True (steer, gas, brake) or False (one of "
+                "five actions)."
+            )
         self.observation = observation
         self.continuous = continuous
 

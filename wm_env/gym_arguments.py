@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from numbers import Real
 from typing import Any
 
 import equinox as eqx
@@ -40,7 +41,7 @@ def dream_params(
         ValueError: a number outside its range, or an unknown start.
         WeightsError: the world cannot be loaded.
     """
-    if isinstance(start, str) and start not in STARTS:
+    if not isinstance(start, float | int) and start not in STARTS:
         raise ValueError(
             f"start is {start!r}; expected one of {', '.join(STARTS)}, or the share of episodes "
             "that begin mid-track, between 0 and 1."
@@ -50,12 +51,14 @@ def dream_params(
         ("temperature", temperature, 0.0, math.inf),
         ("dropout", dropout, 0.0, 0.999),
         ("track_tiles", track_tiles, 1.0, math.inf),
-        ("lap_complete_percent", lap_complete_percent, 1e-6, math.inf),
+        ("lap_complete_percent", lap_complete_percent, 1e-6, 1.0),  # a share, as in CarRacing
         ("start", share, 0.0, 1.0),
         ("max_episode_steps", 1 if max_episode_steps is None else max_episode_steps, 1, math.inf),
     ):
-        if not low <= value <= high or math.isinf(value):
-            raise ValueError(f"{name} is {value}; expected a number from {low} to {high}.")
+        number = isinstance(value, Real) or np.ndim(value) == 0 and hasattr(value, "dtype")
+        if not number or not low <= value <= high or math.isinf(value):
+            expected = f"from {low} up, finite" if math.isinf(high) else f"from {low} to {high}"
+            raise ValueError(f"{name} is {value!r}; expected a number {expected}.")
     if not isinstance(world_model, WorldModel):
         world_model = load_world(world_model)
     return canonical(
@@ -84,9 +87,12 @@ def checked_action(env: DreamCarRacing, action: Any, lanes: tuple[int, ...] = ()
     Raises:
         InvalidAction: another shape, a number that is not finite, or no such discrete action.
     """
-    array = np.asarray(action)
     shape = (*lanes, 3) if env.continuous else lanes
     meaning = "steer, gas, brake" if env.continuous else f"0 to {len(DISCRETE_ACTIONS) - 1}"
+    try:
+        array = np.asarray(action)
+    except ValueError as error:  # rows of different lengths
+        raise InvalidAction(f"the action is {action!r}; expected {shape} ({meaning}).") from error
     kinds = "fiu" if env.continuous else "iu"
     if array.shape != shape or array.dtype.kind not in kinds:
         raise InvalidAction(
@@ -127,7 +133,7 @@ def start_from_options(
         )
     initial = world.mdn_rnn.initial_carry()
     if "z" in options:
-        z = np.asarray(options["z"], np.float32)
+        z = _floats(options["z"], "z")
         if z.shape != (world.latent_size,) or not np.all(np.isfinite(z)):
             raise ValueError(
                 f"options['z'] has shape {z.shape}; expected ({world.latent_size},), finite. "
@@ -137,7 +143,7 @@ def start_from_options(
     if "frame" in options:
         return _encode(world, _images(options["frame"], "frame")[None])[0], initial
     images = _images(options["frames"], "frames")
-    actions = np.asarray(options["actions"], np.float32)
+    actions = _floats(options["actions"], "actions")
     if actions.shape != (len(images) - 1, 3) or not np.all(np.isfinite(actions)):
         raise ValueError(
             f"options['actions'] has shape {actions.shape}; expected ({len(images) - 1}, 3), "
@@ -145,6 +151,13 @@ def start_from_options(
         )
     z = _encode(world, images)
     return z[-1], _burn_in(world, z, actions)
+
+
+def _floats(value: Any, name: str) -> np.ndarray:
+    try:
+        return np.asarray(value, np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"options[{name!r}] is {value!r}; expected numbers.") from error
 
 
 def _images(frames: Any, name: str) -> np.ndarray:

@@ -165,6 +165,11 @@ def _world_template(config: Mapping[str, Any]) -> WorldModel:
 
 
 def _resolve(path_or_shipped_name: str | os.PathLike) -> Path:
+    if not isinstance(path_or_shipped_name, str | os.PathLike):
+        raise WeightsError(
+            f"weights are given as {path_or_shipped_name!r}; expected the path of a {_SUFFIX} file "
+            f"or the name of shipped weights, which are {shipped_names()}."
+        )
     path = Path(path_or_shipped_name)
     if path.is_file():
         return path
@@ -173,8 +178,8 @@ def _resolve(path_or_shipped_name: str | os.PathLike) -> Path:
         return shipped
     raise WeightsError(
         f"no weights at {str(path_or_shipped_name)!r}: neither a file nor the name of shipped "
-        f"weights, which are {shipped_names()}. Give the path of a {_SUFFIX} file, or train a "
-        "world (python -m training all)."
+        f"weights, which are {shipped_names()}. Give the path of a {_SUFFIX} file, or make it: "
+        "python -m training memory writes a world, evolve a controller."
     )
 
 

@@ -1,5 +1,11 @@
 """Collection writes what was driven, goes on where it stopped, and refuses to mix plans."""
 
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -61,3 +67,38 @@ def test_another_plan_in_the_same_folder_is_refused(store):
 def test_an_unknown_backend_is_named():
     with pytest.raises(ValueError, match="unknown backend 'carla'"):
         make_lanes("carla", [0])
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
+def test_workers_end_when_the_collecting_process_is_killed(tmp_path):
+    program = (
+        "from pathlib import Path; from training.collect import CollectConfig, collect\n"
+        "if __name__ == '__main__':\n"
+        "    config = CollectConfig(episodes={'track': 64}, backend='gymnasium', workers=2)\n"
+        f"    collect(Path({str(tmp_path / 'data')!r}), config)\n"
+    )
+    (tmp_path / "program.py").write_text(program)
+    root = str(Path(__file__).parents[2])
+    environment = {**os.environ, "PYTHONPATH": root}
+    parent = subprocess.Popen([sys.executable, str(tmp_path / "program.py")], env=environment)
+    workers = _until(lambda: _spawned_by(parent.pid), seconds=60)
+    parent.kill()
+    parent.wait()
+    _until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers), seconds=30)
+
+
+def _spawned_by(parent):
+    """Worker processes of `parent`, once there are two."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    spawned = [
+        child for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+    return spawned if len(spawned) == 2 else []
+
+
+def _until(condition, *, seconds):
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    return value

@@ -34,6 +34,11 @@ def test_a_stage_without_its_data_names_the_folder(tmp_path, capsys, stage):
     assert str(tmp_path / "none") in error
 
 
+def test_a_folder_that_cannot_be_made_is_an_error(capsys):
+    assert main(["collect", "--preset", "smoke", "--out", "/dev/null/here"]) == 1
+    assert "/dev/null" in capsys.readouterr().err
+
+
 def test_bench_is_passed_its_options(tmp_path, monkeypatch):
     def timed(config):
         assert config.quick

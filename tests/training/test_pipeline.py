@@ -11,6 +11,7 @@ from wm_env.weights import load_world
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("lenient_dtypes")  # optax and evosax promote
 def test_every_stage_runs_and_a_second_run_keeps_what_is_done(tmp_path):
     preset = replace(SMOKE, collect=replace(SMOKE.collect, backend="gymnasium"))
     controller = pipeline.run_all(preset, tmp_path)

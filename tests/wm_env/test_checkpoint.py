@@ -33,3 +33,11 @@ def test_a_checkpoint_of_other_sizes_is_refused(tmp_path):
     save_checkpoint(TREE, 1, tmp_path / "c.safetensors")
     with pytest.raises(CheckpointError, match="Remove it to begin anew"):
         load_checkpoint(TREE | {"weight": jnp.zeros((3, 3))}, tmp_path / "c.safetensors")
+
+
+def test_another_configuration_is_refused_and_its_differences_named(tmp_path):
+    path = tmp_path / "c.safetensors"
+    save_checkpoint(TREE, 3, path, {"steps": 20, "batch": 4})
+    assert load_checkpoint(TREE, path, {"batch": 4, "steps": 20})[1] == 3
+    with pytest.raises(CheckpointError, match="steps was 20 and is 700"):
+        load_checkpoint(TREE, path, {"steps": 700, "batch": 4})
