@@ -25,7 +25,7 @@ from training.latents import LatentShard, encode_store, open_latents
 from training.memory import fit_memory, load_memory
 from training.presets import Preset
 from training.starts import assemble_world
-from training.store import Shard, open_store
+from training.store import Shard, StoreError, open_store
 from training.vision import fit_vision, load_vision
 from wm_env.weights import save_world
 
@@ -74,6 +74,9 @@ def run_loop(preset: Preset, out: Path) -> Path:
     """
     controller, memory = out / "evolve" / "controller.safetensors", out / "memory"
     world = out / "world.safetensors"
+    for needed, stage in ((world, "memory"), (controller, "evolve")):
+        if not needed.is_file():
+            raise StoreError(f"{needed} does not exist; `python -m training {stage}` writes it.")
     for index in range(1, preset.loop.rounds + 1):
         folder = out / f"round-{index:02d}"
         driving = CollectConfig(

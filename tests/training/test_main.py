@@ -26,7 +26,7 @@ def test_unknown_arguments_end_with_status_2(arguments):
     assert end.value.code == 2
 
 
-@pytest.mark.parametrize("stage", ["vision", "latents", "memory"])
+@pytest.mark.parametrize("stage", ["vision", "latents", "memory", "evolve", "loop"])
 def test_a_stage_without_its_data_names_the_folder(tmp_path, capsys, stage):
     assert main([stage, "--preset", "smoke", "--out", str(tmp_path / "none")]) == 1
     error = capsys.readouterr().err
