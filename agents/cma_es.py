@@ -14,7 +14,7 @@ from evosax.algorithms import CMA_ES
 from jaxtyping import Array, Float
 
 from wm_env.dream import DreamCarRacing, DreamParams
-from wm_env.rollout import Policy, Rollout, rollout
+from wm_env.rollouts import Policy, Rollout, rollout
 
 
 @dataclass(frozen=True)

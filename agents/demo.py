@@ -19,7 +19,7 @@ from wm_env.dream import DreamCarRacing, DreamParams
 from wm_env.evaluation import evaluate
 from wm_env.machine import device_name
 from wm_env.progress import progress_bar
-from wm_env.rollout import Rollout, rollout
+from wm_env.rollouts import Rollout, rollout
 from wm_env.weights import load_world, write_atomically
 from wm_env.world_model import WorldModel
 

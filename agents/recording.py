@@ -15,7 +15,7 @@ from wm_env import mdn
 from wm_env.mdn_rnn import Carry
 from wm_env.progress import progress_bar
 from wm_env.real import make_real
-from wm_env.rollout import Policy
+from wm_env.rollouts import Policy
 from wm_env.weights import write_atomically
 from wm_env.world_model import WorldModel
 

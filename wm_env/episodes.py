@@ -11,7 +11,7 @@ import numpy as np
 from wm_env.dream import DreamCarRacing, DreamParams
 from wm_env.gym_arguments import dream_params
 from wm_env.real import make_real_vector
-from wm_env.rollout import Policy, rollout
+from wm_env.rollouts import Policy, rollout
 from wm_env.world_model import WorldModel
 
 # Episodes at once. Always as many, the last group filled up, because the rounding of a batched

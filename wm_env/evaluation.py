@@ -18,7 +18,7 @@ from wm_env.car_racing import BACKENDS
 from wm_env.episodes import Episode, drive_dream, drive_envpool
 from wm_env.judge import EvaluationError, drive_gymnasium, usable_cores
 from wm_env.progress import progress_bar
-from wm_env.rollout import Policy
+from wm_env.rollouts import Policy
 from wm_env.weights import load_world
 from wm_env.world_model import WorldModel
 

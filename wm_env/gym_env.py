@@ -6,6 +6,7 @@ from typing import Any
 
 import gymnasium
 import jax
+import jax.numpy as jnp
 import numpy as np
 from gymnasium.error import ResetNeeded
 from gymnax.environments.spaces import gymnax_space_to_gym_space
@@ -20,6 +21,7 @@ from wm_env.world_model import WorldModel
 FPS = 50  # as CarRacing-v3
 RENDER_MODES = ("human", "rgb_array")
 
+_NUMBERS = 6  # of a step: reward, terminated, truncated, tiles, lap finished, off field
 _NOTHING_YET = {"tiles": 0.0, "lap_finished": False, "off_field": False}
 
 
@@ -44,6 +46,7 @@ class DreamCarRacingEnv(gymnasium.Env):
     Raises:
         ValueError: an argument outside its range.
         WeightsError: the world cannot be loaded.
+        RuntimeError: in a forked process, where JAX, which has threads, would wait for ever.
     """
 
     metadata = {"render_modes": list(RENDER_MODES), "render_fps": FPS}
@@ -62,6 +65,12 @@ class DreamCarRacingEnv(gymnasium.Env):
         start: str | float = "first",
         max_episode_steps: int | None = None,
     ):
+        if _in_forked_process:
+            raise RuntimeError(
+                "made in a forked process, where JAX would wait for ever. Give gym.make_vec "
+                'vector_kwargs={"context": "spawn"} with vectorization_mode="async", or no mode: '
+                "it then steps all environments in one program, which is far faster."
+            )
         if render_mode not in (None, *RENDER_MODES):
             raise ValueError(
                 f"render_mode is {render_mode!r}; expected None or one of {RENDER_MODES}."
@@ -129,12 +138,23 @@ class DreamCarRacingEnv(gymnasium.Env):
         self._key, self._key_reset, self._state, outcome = _step(
             self.core, self.params, self._key, self._state, action
         )
-        observation, reward, terminated, truncated, info = jax.device_get(outcome)
-        self._return += float(reward)
+        observation, numbers = self._unpacked(np.array(outcome))
+        reward, terminated, truncated, tiles, lap_finished, off_field = numbers.tolist()
+        self._return += reward
         if self.render_mode == "human":
             self.render()
-        info = {name: value.item() for name, value in info.items()}
-        return np.array(observation), float(reward), bool(terminated), bool(truncated), info
+        info = {
+            "tiles": tiles,
+            "lap_finished": bool(lap_finished),
+            "off_field": bool(off_field),
+        }
+        return observation, reward, bool(terminated), bool(truncated), info
+
+    def _unpacked(self, outcome: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The observation and the six numbers that `_packed` made one array of."""
+        size = _NUMBERS * 4 // outcome.itemsize
+        observation = outcome[:-size].reshape(self.observation_space.shape)
+        return observation, outcome[-size:].view(np.float32)
 
     def render(self) -> np.ndarray | None:
         """The dream as CarRacing-v3 would show it.
@@ -191,15 +211,36 @@ def begin(
 @functools.partial(jax.jit, static_argnames="env")
 def _step(
     env: DreamCarRacing, params: DreamParams, key: jax.Array, state: DreamState, action: jax.Array
-) -> tuple[jax.Array, jax.Array, DreamState, tuple]:
+) -> tuple[jax.Array, jax.Array, DreamState, jax.Array]:
     key, key_now = jax.random.split(key)
     # As gymnax's own step splits: the next reset is the one that auto-reset would have drawn.
     key_step, key_reset = jax.random.split(key_now)
     observation, state, reward, terminated, info = env.step_env(key_step, state, action, params)
     truncated = env.is_truncated(state, params)
-    return key, key_reset, state, (observation, reward, terminated, truncated, info)
+    events = (info["tiles"], info["lap_finished"], info["off_field"])
+    return key, key_reset, state, _packed(observation, reward, terminated, truncated, *events)
+
+
+def _packed(observation: jax.Array, *numbers: jax.Array) -> jax.Array:
+    """One array, so that a step costs one copy from the device: the observation, then numbers."""
+    tail = jnp.stack([number.astype(jnp.float32) for number in numbers])
+    if observation.dtype == jnp.uint8:
+        tail = jax.lax.bitcast_convert_type(tail, jnp.uint8)
+    return jnp.concatenate([observation.ravel(), tail.ravel()])
 
 
 @jax.jit
 def _decode(world: WorldModel, z: jax.Array) -> jax.Array:
     return world.decode(z)
+
+
+_in_forked_process = False
+
+
+def _note_fork() -> None:
+    global _in_forked_process
+    _in_forked_process = True
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which never forks
+    os.register_at_fork(after_in_child=_note_fork)

@@ -21,7 +21,7 @@ import numpy as np
 
 from wm_env.episodes import Episode, act
 from wm_env.real import make_real
-from wm_env.rollout import Policy
+from wm_env.rollouts import Policy
 from wm_env.world_model import WorldModel
 
 # Children must not fight over cores, nor over the memory of a GPU.

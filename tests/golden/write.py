@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from wm_env.dream import DreamCarRacing, DreamParams
-from wm_env.rollout import rollout
+from wm_env.rollouts import rollout
 
 
 def dreamt(world):

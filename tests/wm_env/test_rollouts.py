@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from wm_env.dream import DreamCarRacing, DreamParams
-from wm_env.rollout import rollout
+from wm_env.rollouts import rollout
 
 
 def steady(action, observation, key):
