@@ -1,4 +1,4 @@
-"""`python -m wm_env play`: a person drives the dream, or the real car, with the arrow keys."""
+"""`python -m wm_env play`: drive the dream with the arrow keys, the real car beside it."""
 
 import os
 import sys
@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 
 import registrations
+from wm_env.beside import DreamBesideReal
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class PlayConfig:
     """Drive the dream with the arrow keys: steer, up for gas, down for the brake."""
 
     world: str = "carracing"  # file or shipped name
-    real: bool = False  # Gymnasium's CarRacing-v3 instead
+    real: bool = False  # the real car beside it, given the same keys
     temperature: float = 1.0
     start: str = "first"  # first, middle or mixed
     seed: int | None = None
@@ -49,15 +50,16 @@ def run(config: PlayConfig) -> None:
 
 def make(config: PlayConfig) -> gymnasium.Env:
     """The environment that PlayConfig names, rendering to arrays."""
-    if config.real:
-        return gymnasium.make("CarRacing-v3", render_mode="rgb_array")
-    return gymnasium.make(
+    dream = gymnasium.make(
         registrations.DREAM_ID,
         render_mode="rgb_array",
         world_model=config.world,
         temperature=config.temperature,
         start=config.start,
     )
+    if not config.real:
+        return dream
+    return DreamBesideReal(gymnasium.make("CarRacing-v3", render_mode="rgb_array"), dream)
 
 
 def keys_to_action() -> dict[Any, np.ndarray]:
