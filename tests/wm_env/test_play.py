@@ -44,9 +44,9 @@ def test_both_cars_are_given_the_same_action(both):
     both.reset(seed=3)
     alone = gym.make("CarRacing-v3")
     alone.reset(seed=3)
-    for _ in range(3):
-        frame, reward, *_, info = both.step(np.float32([0.5, 1.0, 0.0]))
-        expected, expected_reward, *_ = alone.step(np.float32([0.5, 1.0, 0.0]))
+    action = np.float32([0.5, 1.0, 0.0])
+    steps = [(both.step(action), alone.step(action)) for _ in range(3)]
+    (frame, reward, *_, info), (expected, expected_reward, *_) = steps[-1]
     np.testing.assert_array_equal(frame, expected)
     assert reward == expected_reward
     assert int(both.dream.unwrapped._state.time) == 3
