@@ -11,6 +11,7 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
 import wm_env
+from wm_env import gym_env
 from wm_env.gym_env import DreamCarRacingEnv
 from wm_env.gym_vector import DreamCarRacingVectorEnv
 from wm_env.preprocess import preprocess
@@ -88,6 +89,31 @@ def test_python_types_come_out_of_step(env):
         "lap_finished": bool,
         "off_field": bool,
     }
+
+
+@pytest.mark.parametrize("observation", ["features", "pixels"])
+def test_a_step_is_one_dispatch_and_one_copy_from_the_device(world, observation, monkeypatch):
+    env = DreamCarRacingEnv(world_model=world, observation=observation)
+    env.reset(seed=0)
+    dispatched, copied, step = [], [], gym_env._step
+
+    class Counted:
+        def __init__(self, array):
+            self.array = array
+
+        def __array__(self, *arguments, **options):
+            copied.append(self.array.shape)
+            return np.asarray(self.array)
+
+    def counted(*arguments):
+        dispatched.append(arguments)
+        *kept, outcome = step(*arguments)
+        return *kept, Counted(outcome)
+
+    monkeypatch.setattr(gym_env, "_step", counted)
+    observation_now, *_ = env.step(np.float32([0.0, 0.5, 0.0]))
+    assert (len(dispatched), len(copied)) == (1, 1)
+    assert env.observation_space.contains(observation_now)
 
 
 def test_the_time_limit_of_make_truncates_once_at_its_frame(world, with_outcomes):
@@ -295,3 +321,9 @@ def test_seeds_of_lanes_must_be_as_many(world):
     with pytest.raises(ValueError, match="got 2 seeds for 3 lanes"):
         envs.reset(seed=[1, 2])
     np.testing.assert_array_equal(envs.reset(seed=[5, 6, 7])[0], envs.reset(seed=5)[0])
+
+
+def test_a_forked_process_is_told_to_spawn(world, monkeypatch):
+    monkeypatch.setattr(gym_env, "_in_forked_process", True)
+    with pytest.raises(RuntimeError, match='vector_kwargs={"context": "spawn"}'):
+        DreamCarRacingEnv(world_model=world)
