@@ -1,5 +1,8 @@
 """What dreams mean: CarRacing-v3's rewards, endings and time limit; one mask an episode."""
 
+import dataclasses
+
+import equinox as eqx
 import jax
 import numpy as np
 import pytest
@@ -81,20 +84,90 @@ def test_falls_come_as_often_as_predicted(world, with_outcomes):
 def test_observation_and_action_predict_the_next_observation(world):
     """(z_t, h_t) is seen, a_t is done, and M consumes (z_t, a_t): h_{t+1} follows from them."""
     env = DreamCarRacingEnv(world_model=world)
+    for now in drive(env, world):
+        np.testing.assert_allclose(now.seen_next[32:], now.h_next, atol=1e-4)
+
+
+def test_the_tiles_of_a_step_are_those_predicted_after_its_action(world):
+    """info["tiles"] grows by exp(log_tiles) of the carry that has consumed (z_t, a_t)."""
+    m = world.mdn_rnn
+    lively = eqx.tree_at(lambda w: w.mdn_rnn.head_weight, world, m.head_weight.at[:, -2].mul(10))
+    env = DreamCarRacingEnv(world_model=lively)
+    before, hit, expected = 0.0, [], []
+    for now in drive(env, lively):
+        hit.append(now.info["tiles"] - before)
+        before = now.info["tiles"]
+        expected.append(np.exp(now.h_next @ lively.mdn_rnn.head_weight[:, -2]))
+    np.testing.assert_allclose(hit, expected, atol=1e-3)
+    assert np.min(np.abs(np.diff(expected))) > 0.01, "else a shift by a step could pass"
+
+
+def test_a_fall_belongs_to_the_latent_and_action_of_its_step(world):
+    """off_field_t is a matter of z_t and a_t alone where M's heads and gates make it one."""
+    m, unit = world.mdn_rnn, 0
+    entry, forget, candidate, output = unit + 256 * np.arange(4)
+    gates = [entry, forget, candidate, output]
+    # The unit forgets at once, and its sign is that of z_t[0] + 2 * steer_t.
+    gate_weight = m.gate_weight.at[:, np.array(gates)].set(0.0)
+    gate_weight = gate_weight.at[0, candidate].set(1e4).at[32, candidate].set(2e4)
+    gate_bias = m.gate_bias.at[np.array([entry, output])].set(50.0)
+    gate_bias = gate_bias.at[forget].set(-50.0).at[candidate].set(0.0)
+    decided = eqx.tree_at(
+        lambda w: (w.mdn_rnn.gate_weight, w.mdn_rnn.gate_bias, w.mdn_rnn.head_weight),
+        world,
+        (gate_weight, gate_bias, m.head_weight.at[:, -1].set(0.0).at[unit, -1].set(100.0)),
+    )
+    env = DreamCarRacingEnv(world_model=decided)
+    steps = list(drive(env, decided, count=40))
+    cause = np.array([[now.seen[0], 2 * now.action[0]] for now in steps])
+    expected = cause.sum(axis=1) > 0
+    assert [now.info["off_field"] for now in steps] == expected.tolist()
+    for shifted in (
+        cause[1:, 0] + cause[:-1, 1],  # the action a step late
+        cause[:-1, 0] + cause[1:, 1],  # the action a step early
+        cause[:-1].sum(axis=1),  # both a step late
+    ):
+        assert np.any((shifted > 0) != expected[1:]), "else a shift by a step could pass"
+
+
+def test_at_temperature_zero_the_next_latent_is_the_likeliest_mean(world):
+    """z_{t+1} is predicted by the carry that has consumed (z_t, a_t)."""
+    env = DreamCarRacingEnv(world_model=world, temperature=0.0)
+    weight, means = np.asarray(world.mdn_rnn.head_weight), []
+    for now in drive(env, world):
+        logits, mu, _ = (now.h_next @ weight)[:-2].reshape(3, 5, 32)
+        means.append(mu[logits.argmax(axis=0), np.arange(32)])
+        np.testing.assert_allclose(now.seen_next[:32], means[-1], atol=1e-4)
+    assert np.min(np.max(np.abs(np.diff(means, axis=0)), axis=1)) > 0.01, "else a shift could pass"
+
+
+@dataclasses.dataclass
+class Moment:
+    """What was seen at t and done, and what came of it; h_next is of our own LSTM."""
+
+    seen: np.ndarray
+    action: np.ndarray
+    h_next: np.ndarray
+    seen_next: np.ndarray
+    info: dict
+
+
+def drive(env, world, count=8):
+    """Moments of a drive at random. Falls do not stop it: stepping on is the caller's choice."""
     seen, _ = env.reset(seed=3)
+    weight, bias = np.asarray(world.mdn_rnn.gate_weight), np.asarray(world.mdn_rnn.gate_bias)
     cell = np.zeros(256, np.float32)
-    for action in np.random.default_rng(0).uniform(0, 1, (5, 3)).astype(np.float32):
-        gates = np.concatenate([seen[:32], action, seen[32:]]) @ np.asarray(
-            world.mdn_rnn.gate_weight
-        ) + np.asarray(world.mdn_rnn.gate_bias)
+    for action in np.random.default_rng(0).uniform([-1, 0, 0], 1, (count, 3)).astype(np.float32):
+        gates = np.concatenate([seen[:32], action, seen[32:]]) @ weight + bias
         entry, forget, candidate, output = np.split(gates, 4)
         cell = sigmoid(forget) * cell + sigmoid(entry) * np.tanh(candidate)
-        seen, *_ = env.step(action)
-        np.testing.assert_allclose(seen[32:], sigmoid(output) * np.tanh(cell), atol=1e-4)
+        seen_next, _, _, _, info = env.step(action)
+        yield Moment(seen, action, sigmoid(output) * np.tanh(cell), seen_next, info)
+        seen = seen_next
 
 
 def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
+    return 0.5 * (1 + np.tanh(0.5 * x))
 
 
 def test_the_dropout_mask_is_fixed_in_an_episode_and_drawn_anew_in_the_next(world, with_outcomes):

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,22 +32,51 @@ def test_advance_predicts_from_the_carry_after_the_action(world):
     np.testing.assert_allclose(step.tiles, jnp.exp(prediction.log_tiles), rtol=1e-6)
 
 
-def test_samples_of_advance_follow_the_mixture(world):
-    z, action = world.starts.first_z[0], jnp.array([0.1, 1.0, 0.0])
-    carry = world.mdn_rnn.initial_carry()
+@pytest.fixture(scope="module")
+def draws(world):
+    """The mixture of one prediction, whose components lie apart, and samples of `advance` from it.
+
+    `draws[1](temperature)` are 20,000 steps.
+    """
+    m = world.mdn_rnn
+    keys = jax.random.split(jax.random.key(6), 2)
+    size = m.config.mixtures * m.config.latent_size
+    bias = m.head_bias.at[:size].set(jax.random.normal(keys[0], (size,)))
+    bias = bias.at[size : 2 * size].set(jax.random.uniform(keys[1], (size,), minval=-3, maxval=3))
+    bias = bias.at[2 * size : 3 * size].set(-0.5)
+    apart = eqx.tree_at(lambda w: w.mdn_rnn.head_bias, world, bias)
+    z, action, carry = world.starts.first_z[0], jnp.array([0.1, 1.0, 0.0]), m.initial_carry()
     keys = jax.random.split(jax.random.key(1), 20_000)
-    steps = jax.jit(jax.vmap(lambda key: world.advance(z, action, carry, key=key)))(keys)
-    prediction, _ = world.mdn_rnn.step(z, action, carry)
-    pi = np.exp(prediction.mixture.log_pi)
-    mean = (pi * prediction.mixture.mu).sum(axis=1)
-    second = (pi * (np.exp(2 * prediction.mixture.log_sigma) + prediction.mixture.mu**2)).sum(
-        axis=1
-    )
-    deviation = np.sqrt(second - mean**2)
-    assert np.all(np.abs(steps.z.mean(axis=0) - mean) < 5 * deviation / np.sqrt(20_000))
-    np.testing.assert_allclose(steps.z.std(axis=0), deviation, rtol=0.05)
+
+    @jax.jit
+    def at(temperature):
+        return jax.vmap(
+            lambda key: apart.advance(z, action, carry, key=key, temperature=temperature)
+        )(keys)
+
+    return apart.mdn_rnn.step(z, action, carry)[0], at
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 1.3, 2.0])
+def test_samples_of_advance_follow_the_mixture(draws, temperature):
+    """Temperature divides the logits and multiplies the variance of each component."""
+    prediction, at = draws
+    steps, count = at(temperature), 20_000
+    mixture = jax.tree.map(np.asarray, prediction.mixture)
+    pi = np.exp(mixture.log_pi / temperature)
+    pi /= pi.sum(axis=1, keepdims=True)
+    variance = np.exp(2 * mixture.log_sigma) * temperature
+    mean = (pi * mixture.mu).sum(axis=1)
+    offset = mixture.mu - mean[:, None]
+    deviation = np.sqrt((pi * (variance + offset**2)).sum(axis=1))
+    fourth = (pi * (offset**4 + 6 * offset**2 * variance + 3 * variance**2)).sum(axis=1)
+    of_mean = deviation / np.sqrt(count)
+    assert np.all(np.abs(steps.z.mean(axis=0) - mean) < 5 * of_mean)
+    of_variance = np.sqrt((fourth - deviation**4) / count)
+    assert np.all(np.abs(steps.z.var(axis=0) - deviation**2) < 5 * of_variance)
     expected = float(jax.nn.sigmoid(prediction.off_field))
-    assert abs(steps.off_field.mean() - expected) < 5 * np.sqrt(expected / 20_000)
+    of_share = np.sqrt(expected * (1 - expected) / count)
+    assert abs(steps.off_field.mean() - expected) < 5 * of_share
 
 
 def test_wild_dreams_stay_finite(world):
