@@ -120,7 +120,9 @@ class DreamCarRacing(environment.Environment[DreamState, DreamParams]):
         params = self.default_params if params is None else params
         latent = copy.copy(self)
         latent.observation = "latent"
-        z, state, reward, terminated, truncated, info = latent.step(key, state, action, params)
+        # The class's step: wrappers of gymnax put a vmapped one on the instance, which copies take.
+        step = type(self).step(latent, key, state, action, params)
+        z, state, reward, terminated, truncated, info = step
         decode = params.world_model.decode
         info = {**info, "final_observation": decode(info["final_observation"])}
         return decode(z), state, reward, terminated, truncated, info

@@ -210,6 +210,15 @@ def test_gymnaxs_vector_adapter_steps_the_same_dreams(env, params):
     assert ends >= LANES
 
 
+def test_gymnaxs_vector_adapter_steps_pixels_too(params):
+    pixels = DreamCarRacing("pixels")
+    adapter = wrappers.GymnaxToVectorGymWrapper(pixels, 2, params, seed=8)
+    adapter.reset(seed=4)
+    seen = adapter.step(np.zeros((2, 3), np.float32))[0]
+    assert seen.shape == (2, 64, 64, 3) and seen.dtype == np.uint8
+    assert len(np.unique(seen)) > 1
+
+
 def test_gymnaxs_rollout_returns_the_rewards_up_to_the_first_end(env, params, shipped):
     def linear(weight, observation, key):
         return jnp.tanh(observation @ weight)
