@@ -285,31 +285,6 @@ def test_wrong_reset_options_are_refused(env, options, message):
         env.reset(seed=0, options=options)
 
 
-def test_render_gives_the_screen_of_car_racing(env):
-    env.reset(seed=0)
-    env.step(idle(env))
-    frame = env.render()
-    real = gym.make("CarRacing-v3", render_mode="rgb_array")
-    real.reset(seed=0)
-    assert frame.shape == real.render().shape and frame.dtype == np.uint8
-
-
-def test_human_mode_shows_a_window_and_closes_twice(world):
-    env = DreamCarRacingEnv(world_model=world, render_mode="human")
-    env.reset(seed=0)
-    env.step(idle(env))
-    assert env.render() is None
-    env.close()
-    env.close()
-
-
-def test_vector_render_gives_a_screen_for_each_lane(world):
-    envs = DreamCarRacingVectorEnv(2, world_model=world, render_mode="rgb_array")
-    envs.reset(seed=0)
-    frames = envs.render()
-    assert len(frames) == 2 and frames[0].shape == (400, 600, 3)
-
-
 def test_a_world_may_come_from_a_file(world, tmp_path):
     wm_env.save_world(world, tmp_path / "w.safetensors", dtype="float32")
     obs, _ = DreamCarRacingEnv(world_model=tmp_path / "w.safetensors").reset(seed=3)

@@ -227,6 +227,21 @@ def test_seeds_are_one_a_lane():
         make_real_vector(2, observation="pixels", seeds=[1, 2, 3])
 
 
+@pytest.mark.parametrize(("observation", "continuous"), OPTIONS)
+def test_a_batch_of_envpools_cars_has_the_spaces_of_a_batch_of_dreams(
+    world, observation, continuous
+):
+    pytest.importorskip("envpool")
+    options = {"observation": observation, "continuous": continuous}
+    dream = DreamCarRacingVectorEnv(2, world_model=world, **options)
+    real = make_real_vector(2, world, backend="envpool", **options)
+    assert real.observation_space == dream.observation_space
+    assert real.action_space == dream.action_space
+    assert real.single_observation_space == dream.single_observation_space
+    assert real.single_action_space == dream.single_action_space
+    real.close()
+
+
 @pytest.mark.parametrize("continuous", [True, False])
 def test_envpool_repeats_its_seeds_and_ends_lanes_as_gymnasium_does(world, continuous):
     pytest.importorskip("envpool")

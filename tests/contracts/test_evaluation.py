@@ -54,6 +54,14 @@ def some_evaluation(returns=(900.0, 700.0, 800.0)):
     )
 
 
+def test_progress_goes_to_stderr_and_only_where_it_is_wanted(drive, capsys):
+    drive([0, 1], env="dream", progress=True)
+    shown = capsys.readouterr()
+    assert "driving dream" in shown.err and "2/2 episodes" in shown.err and shown.out == ""
+    drive([0, 1], env="dream", progress=False)
+    assert capsys.readouterr() == ("", "")
+
+
 def test_figures_are_those_of_the_returns():
     evaluation = some_evaluation()
     assert evaluation.mean == pytest.approx(800.0)
