@@ -253,6 +253,26 @@ def test_reset_from_frames_and_actions_burns_the_carry_in(env, world):
     np.testing.assert_allclose(obs[32:], carry.h, atol=1e-4)
 
 
+def test_every_lane_begins_where_a_single_environment_would(env, world):
+    rng = np.random.default_rng(1)
+    frames = rng.integers(0, 255, (3, 64, 64, 3), np.uint8)
+    options = {"frames": frames, "actions": rng.uniform(0, 1, (2, 3))}
+    expected, _ = env.reset(seed=0, options=options)
+    lanes, _ = DreamCarRacingVectorEnv(2, world_model=world).reset(seed=0, options=options)
+    np.testing.assert_allclose(lanes, np.tile(expected, (2, 1)), atol=1e-4)
+
+
+def test_numbers_are_all_that_leaves_a_batch(world, with_outcomes):
+    envs = DreamCarRacingVectorEnv(
+        2, world_model=with_outcomes(world, off_field=30.0), observation="latent"
+    )
+    left = [envs.reset(seed=0), envs.step(np.zeros((2, 3)))]
+    assert "final_obs" in left[1][-1]
+    leaves = jax.tree.leaves(left)
+    leaves += [part for leaf in leaves if leaf.dtype.hasobject for part in leaf]
+    assert {type(leaf) for leaf in leaves} == {np.ndarray}
+
+
 def test_reset_from_a_latent_begins_there_in_every_lane(env, world):
     z = np.linspace(-1, 1, 32).astype(np.float32)
     np.testing.assert_array_equal(env.reset(options={"z": z})[0][:32], z)
@@ -270,6 +290,7 @@ def test_reset_from_a_latent_begins_there_in_every_lane(env, world):
         ({"frame": np.zeros((2, 96, 96, 3), np.uint8)}, "options.'frame'. has shape"),
         ({"z": np.zeros(31)}, r"shape \(31,\); expected \(32,\)"),
         ({"z": np.full(32, np.nan)}, "finite"),
+        ({"z": "abc"}, "options.'z'. is 'abc'; expected numbers"),
         (
             {"frames": np.zeros((3, 64, 64, 3), np.uint8), "actions": np.zeros((3, 3))},
             r"shape \(3, 3\); expected \(2, 3\)",
@@ -280,9 +301,10 @@ def test_reset_from_a_latent_begins_there_in_every_lane(env, world):
         ),
     ],
 )
-def test_wrong_reset_options_are_refused(env, options, message):
-    with pytest.raises(ValueError, match=message):
-        env.reset(seed=0, options=options)
+def test_wrong_reset_options_are_refused(env, world, options, message):
+    for one in (env, DreamCarRacingVectorEnv(2, world_model=world)):
+        with pytest.raises(ValueError, match=message):
+            one.reset(seed=0, options=options)
 
 
 def test_a_world_may_come_from_a_file(world, tmp_path):

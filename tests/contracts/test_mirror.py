@@ -5,13 +5,9 @@ import numpy as np
 import pytest
 
 import wm_env
-from wm_env import weights
 from wm_env.car_racing import make_car_racing
 from wm_env.gym_env import DreamCarRacingEnv
 from wm_env.preprocess import mirror, mirror_action, preprocess
-
-if "carracing" not in weights.shipped_names():
-    pytest.skip("no world is shipped with this copy", allow_module_level=True)
 
 FRAMES = 30
 STEPS = 20

@@ -5,13 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from wm_env import weights
-
 README = (Path(__file__).parents[2] / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-
-if "carracing" not in weights.shipped_names():
-    pytest.skip("no world is shipped with this copy", allow_module_level=True)
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=[f"block{index}" for index in range(len(BLOCKS))])

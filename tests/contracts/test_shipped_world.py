@@ -8,12 +8,8 @@ import numpy as np
 import pytest
 
 import wm_env
-from wm_env import weights
 from wm_env.dream import DreamCarRacing
 from wm_env.rollouts import rollout
-
-if "carracing" not in weights.shipped_names():
-    pytest.skip("no world is shipped with this copy", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")
