@@ -4,7 +4,6 @@ V sees rows 0 to 83 of CarRacing's 96, so its image fills the upper 7/8 of the s
 below carries the score, as the real one does.
 """
 
-import functools
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -130,8 +129,8 @@ def _label(text: str, width: int) -> np.ndarray:
     return label
 
 
-@functools.cache
 def _font(size: int) -> Any:
+    # Not kept: whoever calls pygame.quit, as Gymnasium's play does, spoils every font made before.
     pygame = _pygame()
     pygame.font.init()
     return pygame.font.Font(None, size)

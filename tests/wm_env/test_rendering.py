@@ -1,6 +1,7 @@
 """Pictures: sizes, where the score goes, and sheets that keep every frame."""
 
 import numpy as np
+import pygame
 import pytest
 
 from wm_env import rendering
@@ -51,6 +52,12 @@ def test_contact_sheet_labels_rows_of_any_length():
     assert sheet[:18].max() == 255
     with pytest.raises(ValueError, match="1 labels for 2 rows"):
         rendering.contact_sheet(rows, ["real"])
+
+
+def test_text_is_written_after_pygame_was_quit():
+    before = rendering.text_image("906", 30)
+    pygame.quit()
+    np.testing.assert_array_equal(rendering.text_image("906", 30), before)
 
 
 def test_side_by_side_takes_frames_and_videos():
