@@ -45,9 +45,10 @@ def run(config: EvaluateConfig) -> Evaluation:
     """
     if config.episodes < 1:
         raise ValueError(f"episodes is {config.episodes}; expected 1 or more.")
-    dream = {name: getattr(config, name) for name in ("temperature", "dropout", "track_tiles")}
-    if config.env == "real" and any(getattr(EvaluateConfig, k) != v for k, v in dream.items()):
-        raise ValueError(f"{dream} with --env real; these are options of dreams: add --env dream.")
+    options = {name: getattr(config, name) for name in ("temperature", "dropout", "track_tiles")}
+    dream = {
+        name: value for name, value in options.items() if value != getattr(EvaluateConfig, name)
+    }
     world = load_world(config.world)
     features = world.latent_size + world.hidden_size
     controller, training = load_linear(config.controller, features=features)
@@ -60,7 +61,7 @@ def run(config: EvaluateConfig) -> Evaluation:
         backend=config.backend,
         processes=config.processes,
         max_episode_steps=config.steps,
-        dream=dream if config.env == "dream" else None,
+        dream=dream or None,  # refused on real tracks
     )
     print(evaluation.summary())
     if config.json is not None:

@@ -3,7 +3,6 @@
 import os
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -55,8 +54,7 @@ class PolicyDriver:
         self._world, self._controller = world, controller
         style = Style(noise=(0.0, noise), burst_rate=_BURST_RATE if noise > 0.0 else 0.0)
         self._noise = ActionNoise(cars, np.random.default_rng(seed), style)
-        carry = world.mdn_rnn.initial_carry()
-        self._carry = jax.tree.map(lambda zeros: jnp.zeros((cars, *zeros.shape)), carry)
+        self._carry = world.mdn_rnn.initial_carries(cars)
         self._before: tuple[Array, Actions] | None = None
 
     def act(self, frames: Frames) -> Actions:

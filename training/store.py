@@ -165,11 +165,11 @@ def publish(temporary: Path, path: Path) -> None:
 
 def _chunks(pieces: Sequence[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
     """The pieces as one array, chunk by chunk: where each begins, and the chunk."""
-    ends = np.cumsum([len(piece) for piece in pieces])
-    for start in range(0, int(ends[-1]), CHUNK_FRAMES):
+    *begins, total = np.cumsum([0, *map(len, pieces)]).tolist()
+    for start in range(0, total, CHUNK_FRAMES):
         parts = [
             piece[max(0, start - begin) : max(0, start + CHUNK_FRAMES - begin)]
-            for piece, begin in zip(pieces, (ends - [len(p) for p in pieces]).tolist(), strict=True)
+            for piece, begin in zip(pieces, begins, strict=True)
         ]
         yield start, np.concatenate(parts)
 

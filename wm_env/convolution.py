@@ -47,7 +47,8 @@ class Conv2x(eqx.Module):
         height, width = x.shape[0] // 2, x.shape[1] // 2
         blocks = x[: 2 * height, : 2 * width].reshape(height, 2, width, 2, channels)
         blocks = blocks.transpose(0, 2, 1, 3, 4).reshape(height, width, 4 * channels)
-        kernel = self.kernel.reshape(half, 2, half, 2, channels, out).transpose(0, 2, 1, 3, 4, 5)
+        kernel = self.kernel.astype(x.dtype).reshape(half, 2, half, 2, channels, out)
+        kernel = kernel.transpose(0, 2, 1, 3, 4, 5)
         features = _convolve(blocks, kernel.reshape(half, half, 4 * channels, out))
         return features + self.bias.astype(x.dtype)[None, None]
 
@@ -106,7 +107,7 @@ def _convolve(
     rows, columns = x.shape[0] - size + 1, x.shape[1] - size + 1
     offsets = itertools.product(range(size), repeat=2)
     patches = jnp.concatenate([x[i : i + rows, j : j + columns] for i, j in offsets], axis=-1)
-    features = patches.reshape(rows * columns, -1) @ kernel.reshape(-1, out).astype(x.dtype)
+    features = patches.reshape(rows * columns, -1) @ kernel.reshape(-1, out)
     return features.reshape(rows, columns, out)
 
 

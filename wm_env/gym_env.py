@@ -1,6 +1,7 @@
 """DreamCarRacing-v0 for Gymnasium: numpy in, numpy out, one compiled dispatch a step."""
 
 import functools
+import math
 import os
 from typing import Any
 
@@ -21,7 +22,7 @@ from wm_env.world_model import WorldModel
 FPS = 50  # as CarRacing-v3
 RENDER_MODES = ("human", "rgb_array")
 
-_NUMBERS = 6  # of a step: reward, terminated, truncated, tiles, lap finished, off field
+_IMPORTED_BY = os.getpid()  # JAX starts with the import, and its threads do not survive a fork
 _NOTHING_YET = {"tiles": 0.0, "lap_finished": False, "off_field": False}
 
 
@@ -65,7 +66,7 @@ class DreamCarRacingEnv(gymnasium.Env):
         start: str | float = "first",
         max_episode_steps: int | None = None,
     ):
-        if _in_forked_process:
+        if os.getpid() != _IMPORTED_BY:
             raise RuntimeError(
                 "made in a forked process, where JAX would wait for ever. Give gym.make_vec "
                 'vector_kwargs={"context": "spawn"} with vectorization_mode="async", or no mode: '
@@ -152,9 +153,9 @@ class DreamCarRacingEnv(gymnasium.Env):
 
     def _unpacked(self, outcome: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The observation and the six numbers that `_packed` made one array of."""
-        size = _NUMBERS * 4 // outcome.itemsize
-        observation = outcome[:-size].reshape(self.observation_space.shape)
-        return observation, outcome[-size:].view(np.float32)
+        shape = self.observation_space.shape or ()
+        size = math.prod(shape)
+        return outcome[:size].reshape(shape), outcome[size:].view(np.float32)
 
     def render(self) -> np.ndarray | None:
         """The dream as CarRacing-v3 would show it.
@@ -232,15 +233,3 @@ def _packed(observation: jax.Array, *numbers: jax.Array) -> jax.Array:
 @jax.jit
 def _decode(world: WorldModel, z: jax.Array) -> jax.Array:
     return world.decode(z)
-
-
-_in_forked_process = False
-
-
-def _note_fork() -> None:
-    global _in_forked_process
-    _in_forked_process = True
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows, which never forks
-    os.register_at_fork(after_in_child=_note_fork)

@@ -75,6 +75,10 @@ class MDNRNN(eqx.Module):
         zeros = jnp.zeros(self.config.hidden_size)
         return Carry(h=zeros, c=zeros)
 
+    def initial_carries(self, *lanes: int) -> Carry:
+        """`initial_carry` for each of many dreams: h and c are [*lanes, h]."""
+        return jax.tree.map(lambda zeros: jnp.zeros((*lanes, *zeros.shape)), self.initial_carry())
+
     def advance_carry(
         self,
         z: Float[Array, "z"],

@@ -96,10 +96,7 @@ def _encode(world: WorldModel, images: jax.Array) -> jax.Array:
 @jax.jit
 def _begin(world: WorldModel, images: jax.Array) -> tuple[jax.Array, Carry, jax.Array]:
     z = _vmap_lanes(world.encode, images)(images)
-    lanes = z.shape[:-1]
-    carry = jax.tree.map(
-        lambda leaf: jnp.zeros((*lanes, *leaf.shape)), world.mdn_rnn.initial_carry()
-    )
+    carry = world.mdn_rnn.initial_carries(*z.shape[:-1])
     return z, carry, _vmap_lanes(world.features, images)(z, carry.h)
 
 

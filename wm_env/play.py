@@ -11,6 +11,7 @@ import numpy as np
 
 import registrations
 from wm_env.beside import DreamBesideReal
+from wm_env.car_racing import make_car_racing
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def make(config: PlayConfig) -> gymnasium.Env:
     )
     if not config.real:
         return dream
-    return DreamBesideReal(gymnasium.make("CarRacing-v3", render_mode="rgb_array"), dream)
+    return DreamBesideReal(make_car_racing(render_mode="rgb_array"), dream)
 
 
 def keys_to_action() -> dict[Any, np.ndarray]:

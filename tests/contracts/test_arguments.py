@@ -1,5 +1,6 @@
 """Every combination of the arguments makes an environment that does what each of them says."""
 
+import functools
 import itertools
 
 import gymnasium as gym
@@ -39,6 +40,15 @@ def made_so(params, given):
         assert getattr(params, name) == pytest.approx(given[name])
 
 
+def combinations_made(make, world, observation, continuous):
+    """Each combination with what `make` makes of it."""
+    kind = {"observation": observation, "continuous": continuous, "track_tiles": TILES}
+    for given in combinations():
+        env = make(world_model=world, **kind, **given)
+        made_so(env.unwrapped.params, given)
+        yield given, env
+
+
 def begins_so(world, given, z, h, mask):
     """Whether a lane began at a start state of the kind asked for, with a mask of its rate."""
     first = np.any(np.all(np.asarray(world.starts.first_z) == z, axis=1)) and not np.any(h)
@@ -76,16 +86,8 @@ def record(seen, given, observation):
 @pairs
 def test_every_combination_makes_an_environment_that_obeys_it(sprinter, observation, continuous):
     seen = {}
-    for given in combinations():
-        env = gym.make(
-            ID,
-            world_model=sprinter,
-            observation=observation,
-            continuous=continuous,
-            track_tiles=TILES,
-            **given,
-        )
-        made_so(env.unwrapped.params, given)
+    make = functools.partial(gym.make, ID)
+    for given, env in combinations_made(make, sprinter, observation, continuous):
         first, info = env.reset(seed=6)
         assert first in env.observation_space and set(info) == INFOS
         state = env.unwrapped._state
@@ -109,17 +111,8 @@ def test_every_combination_makes_an_environment_that_obeys_it(sprinter, observat
 @pairs
 def test_every_combination_makes_lanes_that_obey_it(sprinter, observation, continuous):
     seen = {}
-    for given in combinations():
-        envs = gym.make_vec(
-            ID,
-            LANES,
-            world_model=sprinter,
-            observation=observation,
-            continuous=continuous,
-            track_tiles=TILES,
-            **given,
-        )
-        made_so(envs.unwrapped.params, given)
+    make = functools.partial(gym.make_vec, ID, LANES)
+    for given, envs in combinations_made(make, sprinter, observation, continuous):
         first, infos = envs.reset(seed=6)
         every = INFOS | {f"_{name}" for name in INFOS}
         assert first in envs.observation_space and set(infos) == every

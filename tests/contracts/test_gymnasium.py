@@ -1,5 +1,6 @@
 """What a user of Gymnasium relies on: make, make_vec, check_env, helpful errors, starts, limits."""
 
+import os
 import warnings
 
 import gymnasium as gym
@@ -321,6 +322,6 @@ def test_seeds_of_lanes_must_be_as_many(world):
 
 
 def test_a_forked_process_is_told_to_spawn(world, monkeypatch):
-    monkeypatch.setattr(gym_env, "_in_forked_process", True)
+    monkeypatch.setattr(gym_env, "_IMPORTED_BY", os.getpid() + 1)
     with pytest.raises(RuntimeError, match='vector_kwargs={"context": "spawn"}'):
         DreamCarRacingEnv(world_model=world)
