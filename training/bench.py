@@ -13,12 +13,12 @@ import jax.numpy as jnp
 
 from training.collect import CollectConfig, collect
 from training.dataset import ImageStream
-from training.store import Shard
 from training.vision import VisionConfig, VisionState, make_train_step, new_state
 from wm_env.bench import Row, print_rows, write_rows
 from wm_env.judge import usable_cores
 from wm_env.machine import device_name
 from wm_env.progress import progress_bar
+from wm_env.shard import Shard
 from wm_env.speed import matmul_rate
 from wm_env.vae import VAE
 

@@ -22,19 +22,12 @@ import gymnasium as gym
 import numpy as np
 
 from agents.drivers import Driver, make_driver
-from training.store import (
-    Episode,
-    Shard,
-    StoreError,
-    clean_unfinished,
-    read_shard,
-    shard_path,
-    write_shard,
-)
+from training.store import clean_unfinished, shard_path
 from wm_env.car_racing import default_backend
 from wm_env.preprocess import preprocess
 from wm_env.progress import progress_bar
 from wm_env.reward import recover_track_tiles
+from wm_env.shard import Episode, Shard, StoreError, read_shard, write_shard
 
 
 @dataclass(frozen=True)

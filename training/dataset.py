@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from training.latents import EpisodeLatents, LatentShard
-from training.store import CHUNK_FRAMES, Shard, StoreError
+from wm_env.shard import CHUNK_FRAMES, Shard, StoreError
 
 POOL_CHUNKS = 96  # 96 * 64 images = 75 MB in memory at a time, and as much being prefetched
 
@@ -67,7 +67,10 @@ class ImageStream:
         order = np.random.default_rng([self._seed, 0, epoch]).permutation(len(self._chunks))
         mine = [self._chunks[index] for index in order[position::pools][:POOL_CHUNKS]]
         return np.concatenate(
-            [_read_images(self._shards[chunk.shard], chunk.start, chunk.stop) for chunk in mine]
+            [
+                self._shards[chunk.shard].read("images", slice(chunk.start, chunk.stop))
+                for chunk in mine
+            ]
         )
 
 
@@ -83,7 +86,7 @@ def held_out_images(
     for index in range(count):
         shard = shards[index * len(shards) // count]
         frame = int(random.integers(_first_held_out_frame(shard), shard.frames))
-        images.append(_read_images(shard, frame, frame + 1)[0])
+        images.append(shard.read("images", slice(frame, frame + 1))[0])
         drivers.append(shard.episodes[-1].driver)
     return np.stack(images), drivers
 
@@ -91,10 +94,6 @@ def held_out_images(
 def _first_held_out_frame(shard: Shard) -> int:
     *_, (_, frames, _) = shard.bounds()
     return frames.start if len(shard.episodes) > 1 else frames.stop
-
-
-def _read_images(shard: Shard, start: int, stop: int) -> np.ndarray:
-    return np.asarray(shard.arrays()["images"][start:stop])  # pyright: ignore
 
 
 def _prefetched(make: Callable[[int], _Item], first: int) -> Iterator[tuple[int, _Item]]:

@@ -7,7 +7,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from training.store import EpisodeRow, Shard, open_store, verify_shard
+from training.store import open_store
+from wm_env.shard import EpisodeRow, Shard
 
 
 def run_data(store: Path, *, verify: bool = False, columns: int = 16) -> Path:
@@ -18,7 +19,7 @@ def run_data(store: Path, *, verify: bool = False, columns: int = 16) -> Path:
     shards = open_store(store)
     if verify:
         for shard in shards:
-            verify_shard(shard)
+            shard.verify()
     by_driver: dict[str, list[EpisodeRow]] = {}
     for shard in shards:
         for row in shard.episodes:
@@ -55,8 +56,7 @@ def _contact_sheet(shards: list[Shard], columns: int) -> np.ndarray:
     ]
     rows = []
     for shard in chosen:
-        images = shard.arrays()["images"]
         at = np.linspace(0, shard.frames - 1, columns).astype(int)
-        tiles = [np.asarray(images[int(index)]) for index in at]  # pyright: ignore[reportIndexIssue]
+        tiles = [shard.read("images", slice(index, index + 1))[0] for index in at]
         rows.append(np.concatenate(tiles, axis=1))
     return np.concatenate(rows, axis=0)

@@ -7,7 +7,6 @@ V that made it, so that a new V makes them anew.
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,9 +19,9 @@ from jaxtyping import Array
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from training.store import EpisodeRow, Shard, StoreError, publish
 from wm_env.preprocess import mirror, mirror_action
 from wm_env.progress import progress_bar
+from wm_env.shard import EpisodeRow, Shard, StoreError, publish, temporary_path
 from wm_env.vae import VAE, Posterior
 
 _STEP_ARRAYS = ("actions", "tiles", "off_field")
@@ -85,7 +84,7 @@ def encode_store(shards: list[Shard], vae: VAE, out: Path) -> list[LatentShard]:
     done = []
     with progress_bar("encoding", total=len(shards), unit="shards") as bar:
         for shard in shards:
-            path = out / f"latents-{shard.path.stem.split('-')[1]}.safetensors"
+            path = out / f"{shard.path.stem.replace('shard', 'latents')}.safetensors"
             if not (path.exists() and _made_by(path, fingerprint)):
                 _encode_shard(shard, vae, path, fingerprint)
             done.append(LatentShard(path, shard.episodes))
@@ -116,16 +115,15 @@ def vae_fingerprint(vae: VAE) -> str:
 
 
 def _encode_shard(shard: Shard, vae: VAE, path: Path, fingerprint: str) -> None:
-    group = shard.arrays()
-    images = np.asarray(group["images"])
-    arrays = {name: np.ascontiguousarray(np.asarray(group[name])) for name in _STEP_ARRAYS}
+    images = shard.read("images")
+    arrays = {name: np.ascontiguousarray(shard.read(name)) for name in _STEP_ARRAYS}
     for prefix, seen in (("", images), ("mirrored_", mirror(images))):
         mu, log_sigma = encode_images(vae, seen)
         arrays[prefix + "mu"], arrays[prefix + "log_sigma"] = (
             mu.astype(np.float16),
             log_sigma.astype(np.float16),
         )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = temporary_path(path)
     rows = json.dumps([asdict(row) for row in shard.episodes])
     save_file(arrays, temporary, metadata={"vae": fingerprint, "episodes": rows})
     publish(temporary, path)

@@ -25,8 +25,9 @@ from training.latents import LatentShard, encode_store, open_latents
 from training.memory import fit_memory, load_memory
 from training.presets import Preset
 from training.starts import assemble_world
-from training.store import Shard, StoreError, open_store
+from training.store import open_store
 from training.vision import fit_vision, load_vision
+from wm_env.shard import Shard, StoreError
 from wm_env.weights import save_world
 
 _PACKAGES = ("jax", "equinox", "optax", "gymnasium", "gymnax", "evosax", "numpy", "zarr")

@@ -18,9 +18,9 @@ from jaxtyping import Array, Float, UInt8
 from training.dataset import ImageStream, held_out_images
 from training.fit import fit
 from training.pictures import reconstructions
-from training.store import Shard
 from wm_env.checkpoint import load_checkpoint, save_checkpoint
 from wm_env.preprocess import mirror
+from wm_env.shard import Shard
 from wm_env.vae import VAE, VAEConfig
 
 

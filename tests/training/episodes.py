@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from training.store import Episode
+from wm_env.shard import Episode
 
 
 def made_up_episode(

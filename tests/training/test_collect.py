@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from training.collect import CollectConfig, collect, make_lanes
-from training.store import StoreError, verify_shard
 from wm_env.preprocess import preprocess
+from wm_env.shard import StoreError
 
 SMALL = CollectConfig(
     episodes={"track": 2, "brownian": 2}, cars=2, max_steps=12, backend="gymnasium", workers=1
@@ -32,7 +32,7 @@ def test_collection_fills_the_plan_with_every_driver(store):
         row.length == 12 and row.track_tiles > 200 for shard in shards for row in shard.episodes
     )
     for shard in shards:
-        verify_shard(shard)
+        shard.verify()
 
 
 def test_finished_shards_are_never_rewritten(store):
@@ -45,14 +45,14 @@ def test_stored_images_and_rewards_are_those_of_the_simulator(store):
     shard = collect(store, SMALL)[0]
     env = make_lanes("gymnasium", [row.seed for row in shard.episodes])
     frames, _ = env.reset(seed=[row.seed for row in shard.episodes])
-    group = shard.arrays()
+    stored = {name: shard.read(name) for name in ("images", "actions", "rewards")}
     for step in range(12):
         for lane, (_, images, _) in enumerate(shard.bounds()):
-            np.testing.assert_array_equal(group["images"][images][step], preprocess(frames[lane]))
-        actions = np.stack([group["actions"][steps][step] for _, _, steps in shard.bounds()])
+            np.testing.assert_array_equal(stored["images"][images][step], preprocess(frames[lane]))
+        actions = np.stack([stored["actions"][steps][step] for _, _, steps in shard.bounds()])
         frames, rewards, *_ = env.step(actions)
-        stored = [group["rewards"][steps][step] for _, _, steps in shard.bounds()]
-        np.testing.assert_allclose(rewards, stored, atol=1e-4)
+        paid = [stored["rewards"][steps][step] for _, _, steps in shard.bounds()]
+        np.testing.assert_allclose(rewards, paid, atol=1e-4)
     env.close()
 
 
