@@ -29,6 +29,7 @@ class EvaluateConfig:
     world: str = "carracing"  # file or shipped name
     json: Path | None = None  # write all figures here
     processes: int | None = None  # on Gymnasium; one a core unless told
+    ray: str | None = None  # on Gymnasium: HOST:PORT or "auto" of a Ray cluster that drives
     steps: int = 1000  # frames of an episode at most
     temperature: float = 1.0  # of dreams, as the next two
     dropout: float = 0.0
@@ -40,7 +41,8 @@ def run(config: EvaluateConfig) -> Evaluation:
 
     Raises:
         ValueError: a number outside its range.
-        EvaluationError: a process that drives died.
+        EvaluationError: an episode could not be driven.
+        WorkersError: there is no Ray cluster at that address.
         WeightsError: the world or the controller cannot be loaded, or they do not fit.
     """
     if config.episodes < 1:
@@ -60,6 +62,7 @@ def run(config: EvaluateConfig) -> Evaluation:
         world_model=world,
         backend=config.backend,
         processes=config.processes,
+        ray=config.ray,
         max_episode_steps=config.steps,
         dream=dream or None,  # refused on real tracks
     )

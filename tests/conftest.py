@@ -76,3 +76,16 @@ def lenient_dtypes():
     """For what calls libraries that promote dtypes and ranks, which our own code may not."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
+
+
+@pytest.fixture
+def ray_of_two_nodes():
+    """A Ray cluster on this machine, a core a node: `.address` and `.kill_second_node()`."""
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    second = cluster.add_node(num_cpus=1)
+    cluster.kill_second_node = lambda: cluster.remove_node(second, allow_graceful=False)
+    yield cluster
+    cluster.shutdown()

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,22 +15,29 @@ class Stage:
 
     preset: Literal["smoke", "laptop", "seed", "paper"] = "laptop"
     out: Path | None = None  # runs/PRESET unless told
+    store: str | None = None  # of the shards: a folder or any URL of fsspec; OUT/data unless told
+    damaged: Literal["refuse", "skip"] = "refuse"  # what to do about a damaged shard
     backend: Literal["gymnasium", "envpool"] | None = None  # EnvPool where it is installed
     workers: int | None = None  # processes that collect; one a core unless told
 
     def run(self, name: str) -> Any:
         """Run the stage of that name in `training.pipeline`."""
-        from dataclasses import replace
+        from dataclasses import fields, replace
 
         from training import pipeline
+        from training.plan import CollectConfig
         from training.presets import PRESETS
 
         chosen = PRESETS[self.preset]
-        changes = {"backend": self.backend, "workers": self.workers}
-        changes = {key: value for key, value in changes.items() if value is not None}
-        collect = replace(chosen.collect, **changes)
+        told = {key: value for key, value in vars(self).items() if value is not None}
+        names = {one.name for one in fields(CollectConfig)}
+        collect = replace(chosen.collect, **{key: told[key] for key in names & set(told)})
         chosen = replace(
-            chosen, collect=collect, evolve=replace(chosen.evolve, backend=collect.backend)
+            chosen,
+            store=self.store,
+            damaged=self.damaged,
+            collect=collect,
+            evolve=replace(chosen.evolve, backend=collect.backend),
         )
         return getattr(pipeline, f"run_{name}")(chosen, self.out or Path("runs") / self.preset)
 
@@ -38,6 +45,17 @@ class Stage:
 @dataclass(frozen=True)
 class Collect(Stage):
     """Drive real cars and store what they saw, did and got."""
+
+    # Where the preset's is not wanted:
+    episodes: dict[str, int] | None = None  # by driver, as `heuristic 64 random 32`
+    first_seed: int | None = None  # of the tracks
+    cars: int | None = None  # that drive at once in a worker, and episodes in a shard
+    max_steps: int | None = None  # frames of an episode at most
+    world: str | None = None  # file or shipped name: in it drives on_policy, by
+    controller: str | None = None  # file or shipped name, with
+    noise: float | None = None  # on its actions: their standard deviation at most
+    ray: str | None = None  # HOST:PORT or "auto" of a Ray cluster whose cores are the workers
+    patience: float | None = None  # seconds without a sign of life: then a worker counts as hung
 
 
 @dataclass(frozen=True)
@@ -72,10 +90,11 @@ class All(Stage):
 
 @dataclass(frozen=True)
 class Data:
-    """Show what a store holds: a table by driver and a contact sheet."""
+    """Show what a store holds: tables by driver and a contact sheet."""
 
-    store: Path = Path("runs/laptop/data")
-    verify: bool = field(default=False)  # read every byte and compare with the checksums
+    store: str = "runs/laptop/data"  # a folder or any URL of fsspec
+    verify: bool = False  # read every byte and compare with the checksums
+    damaged: Literal["refuse", "skip"] = "refuse"  # what to do about a damaged shard; skip verifies
 
 
 @dataclass(frozen=True)
@@ -104,9 +123,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = tyro.cli(Command, prog="python -m training", args=arguments)  # pyright: ignore
     try:
         if isinstance(command, Data):
-            from training.inspect import run_data
+            from training.overview import run_data
 
-            print(run_data(command.store, verify=command.verify))
+            print(run_data(command.store, verify=command.verify, damaged=command.damaged))
         elif isinstance(command, Bench):
             from training.bench import BenchConfig, run
 

@@ -20,14 +20,15 @@ from typing import Any
 import jax
 
 from agents import evolve
-from training.collect import CollectConfig, collect
+from training.collect import collect
 from training.latents import LatentShard, encode_store, open_latents
 from training.memory import fit_memory, load_memory
+from training.plan import CollectConfig
 from training.presets import Preset
 from training.starts import assemble_world
 from training.store import open_store
 from training.vision import fit_vision, load_vision
-from wm_env.shard import Shard, StoreError
+from wm_env.shard import Shard, StoreError, to_path
 from wm_env.weights import save_world
 
 _PACKAGES = ("jax", "equinox", "optax", "gymnasium", "gymnax", "evosax", "numpy", "zarr")
@@ -35,12 +36,12 @@ _PACKAGES = ("jax", "equinox", "optax", "gymnasium", "gymnax", "evosax", "numpy"
 
 def run_collect(preset: Preset, out: Path) -> list[Shard]:
     """Fill `data/`."""
-    return collect(out / "data", preset.collect)
+    return collect(_store(preset, out), preset.collect)
 
 
 def run_vision(preset: Preset, out: Path) -> None:
     """Fit V on `data/`."""
-    fit_vision(_all_shards(out), preset.vision, out / "vision")
+    fit_vision(_all_shards(preset, out), preset.vision, out / "vision")
 
 
 def run_latents(preset: Preset, out: Path) -> list[LatentShard]:
@@ -48,8 +49,10 @@ def run_latents(preset: Preset, out: Path) -> list[LatentShard]:
     vae = load_vision(preset.vision, out / "vision")
     return [
         latents
-        for folder in _data_folders(out)
-        for latents in encode_store(open_store(folder), vae, folder.parent / "latents")
+        for store, folder in _stores(preset, out)
+        for latents in encode_store(
+            open_store(store, damaged=preset.damaged), vae, folder / "latents"
+        )
     ]
 
 
@@ -81,7 +84,7 @@ def run_loop(preset: Preset, out: Path) -> Path:
     for index in range(1, preset.loop.rounds + 1):
         folder = out / f"round-{index:02d}"
         driving = CollectConfig(
-            episodes={"policy": preset.loop.episodes},
+            episodes={"on_policy": preset.loop.episodes},
             first_seed=preset.collect.first_seed + 100_000 * index,
             cars=preset.collect.cars,
             max_steps=preset.collect.max_steps,
@@ -127,7 +130,9 @@ def write_world(
 ) -> Path:
     """Put V, M and start states together, with the provenance of all of it."""
     vae, mdn_rnn = load_vision(preset.vision, out / "vision"), load_memory(preset.memory, memory)
-    save_world(assemble_world(vae, mdn_rnn, latents, provenance(preset, _all_shards(out))), path)
+    save_world(
+        assemble_world(vae, mdn_rnn, latents, provenance(preset, _all_shards(preset, out))), path
+    )
     return path
 
 
@@ -141,7 +146,9 @@ def provenance(preset: Preset, shards: list[Shard]) -> dict[str, Any]:
             "episodes": dict(Counter(row.driver for row in rows)),
             "frames": sum(shard.frames for shard in shards),
             "seeds": [min(seeds), max(seeds)],
-            "backend": shards[0].manifest["provenance"]["backend"],
+            "backend": ", ".join(
+                sorted({shard.manifest["provenance"]["backend"] for shard in shards})
+            ),
         },
         "vision": asdict(preset.vision),
         "memory": asdict(preset.memory),
@@ -161,14 +168,19 @@ def _commit() -> str:
         return "unknown"
 
 
-def _data_folders(out: Path) -> list[Path]:
+def _store(preset: Preset, out: Path) -> Path:
+    return to_path(preset.store or out / "data")
+
+
+def _stores(preset: Preset, out: Path) -> list[tuple[Path, Path]]:
+    """Every store of a run, and the folder of what is made from it."""
+    rounds = [store for store in sorted(out.glob("round-*/data")) if any(store.glob("shard-*.zip"))]
+    return [(_store(preset, out), out), *((store, store.parent) for store in rounds)]
+
+
+def _all_shards(preset: Preset, out: Path) -> list[Shard]:
     return [
-        folder
-        for folder in (out / "data", *sorted(out.glob("round-*/data")))
-        if any(folder.glob("shard-*.zip"))
+        shard
+        for store, _ in _stores(preset, out)
+        for shard in open_store(store, damaged=preset.damaged)
     ]
-
-
-def _all_shards(out: Path) -> list[Shard]:
-    folders = _data_folders(out) or [out / "data"]  # an empty store is reported by its name
-    return [shard for folder in folders for shard in open_store(folder)]

@@ -1,11 +1,12 @@
 """Presets: how much of everything. `--preset` names one; options change single numbers of it."""
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from agents.cma_es import CMAESConfig
 from agents.evolve import EvolveConfig
-from training.collect import CollectConfig
 from training.memory import MemoryConfig
+from training.plan import CollectConfig
 from training.vision import VisionConfig
 
 
@@ -27,6 +28,9 @@ class LoopConfig:
 class Preset:
     """One size of the whole path."""
 
+    store: str | None = None  # where its shards are, a folder or a URL; OUT/data unless told
+    damaged: Literal["refuse", "skip"] = "refuse"  # what to do about a damaged shard
+
     collect: CollectConfig = field(default_factory=CollectConfig)
     vision: VisionConfig = field(default_factory=VisionConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
@@ -40,7 +44,7 @@ LAPTOP = Preset()
 
 # The whole path in minutes, to see that it works: nothing that it makes can drive.
 SMOKE = Preset(
-    collect=CollectConfig(episodes={"track": 8, "brownian": 8}, cars=8, max_steps=120),
+    collect=CollectConfig(episodes={"heuristic": 8, "brownian": 8}, cars=8, max_steps=120),
     vision=VisionConfig(batch=32, steps=20),
     memory=MemoryConfig(batch=4, length=40, burn_in=8, steps=10),
     evolve=EvolveConfig(
@@ -52,11 +56,13 @@ SMOKE = Preset(
     loop=LoopConfig(rounds=1, episodes=8, memory_steps=10, generations=2),
 )
 
-# The seed project's recipe where it can be said in these terms: its data, tau 1.25, one dream a
-# candidate.
+# The seed project's recipe where it can be said in these terms: its data (what its own controller
+# drove, the shipped one drives here), tau 1.25, one dream a candidate.
 SEED = replace(
     LAPTOP,
-    collect=CollectConfig(episodes={"brownian": 2000, "recovery": 500, "aggressive": 500}),
+    collect=CollectConfig(
+        episodes={"brownian": 2000, "recovery": 500, "aggressive": 500, "on_policy": 500}
+    ),
     vision=VisionConfig(beta=1.0, steps=700_000, learning_rate=1e-4),
     memory=MemoryConfig(
         latent_noise=0.0,
@@ -67,7 +73,6 @@ SEED = replace(
         learning_rate=1e-3,
     ),
     evolve=EvolveConfig(search=CMAESConfig(population=256, dreams=1, steps=1000), temperature=1.25),
-    loop=LoopConfig(rounds=1, episodes=500),
 )
 
 # Ha & Schmidhuber (2018), A.1 to A.4, evolved in the dream instead of the real environment.

@@ -1,24 +1,24 @@
 """The store: a folder of shards of real driving, on disk or at any URL that fsspec knows.
 
 Shards of a collection are `shard-00000.zip` and so on, by their place in the plan; what people
-drive is added as `shard-human-….zip`. wm_env/shard.py says what is in one.
+drive is added as `shard-human-….zip`. wm_env/shard.py says what is in one. V and M hold the same
+episodes out, see `is_held_out`.
 """
 
-import os
 import sys
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Literal
 
-from wm_env.shard import Shard, StoreError, read_shard, to_path
+from wm_env.shard import EpisodeRow, Shard, StoreError, StorePath, read_shard, to_path
 
 
-def shard_path(store: Path, index: int) -> Path:
+def shard_path(store: StorePath, index: int) -> StorePath:
     """Where shard number `index` of a collection is, or will be."""
     return store / f"shard-{index:05d}.zip"
 
 
 def open_store(
-    store: str | os.PathLike, *, damaged: Literal["refuse", "skip"] = "refuse"
+    store: str | StorePath, *, damaged: Literal["refuse", "skip"] = "refuse"
 ) -> list[Shard]:
     """All finished shards of a store, in the order of their names.
 
@@ -54,7 +54,16 @@ def open_store(
     return shards
 
 
-def clean_unfinished(store: Path) -> None:
+def is_held_out(rows: Sequence[EpisodeRow], index: int) -> bool:
+    """Whether that episode of a shard is for validation: the last one, where there are others.
+
+    Whole episodes are held out, so that no frame crosses; from every shard, so that every driver
+    is judged too. A shard of one episode, as people drive them, is for training.
+    """
+    return len(rows) > 1 and index == len(rows) - 1
+
+
+def clean_unfinished(store: str | StorePath) -> None:
     """Remove the temporary files that a killed run left behind."""
-    for path in store.glob(".shard-*"):
+    for path in to_path(store).glob(".shard-*"):
         path.unlink(missing_ok=True)

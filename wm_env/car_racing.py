@@ -2,8 +2,10 @@
 
 import importlib.util
 import os
+import platform
 import warnings
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Any, Literal
 
 import gymnasium
@@ -21,6 +23,17 @@ _ID = "CarRacing-v3"
 def default_backend() -> Literal["gymnasium", "envpool"]:
     """EnvPool where it is installed (about seven times faster), else Gymnasium."""
     return "envpool" if importlib.util.find_spec("envpool") else "gymnasium"
+
+
+def provenance(backend: str) -> dict[str, Any]:
+    """What drove: environment, backend and versions, to be stored with the data."""
+    packages = ("gymnasium", "numpy", "zarr") + (("envpool",) if backend == "envpool" else ())
+    return {
+        "environment": _ID,
+        "backend": backend,
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in packages},
+    }
 
 
 def make_car_racing(**kwargs: Any) -> gymnasium.Env:

@@ -16,7 +16,7 @@ import numpy as np
 
 from wm_env.car_racing import BACKENDS
 from wm_env.episodes import Episode, drive_dream, drive_envpool
-from wm_env.judge import EvaluationError, drive_gymnasium, usable_cores
+from wm_env.judge import EvaluationError, drive_gymnasium
 from wm_env.progress import progress_bar
 from wm_env.rollouts import Policy
 from wm_env.weights import load_world
@@ -104,6 +104,7 @@ def evaluate(
     observation: str = "features",
     continuous: bool = True,
     processes: int | None = None,
+    ray: str | None = None,
     progress: bool = True,
     max_episode_steps: int = 1000,
     dream: Mapping[str, Any] | None = None,
@@ -122,6 +123,7 @@ def evaluate(
         backend: of the real environment, "gymnasium" (the judge) or "envpool" (fast).
         observation, continuous: what the policy sees and how it acts, as for `make_real`.
         processes: for Gymnasium; one a core unless told.
+        ray: address of a Ray cluster (HOST:PORT or "auto") to drive on instead, with Gymnasium.
         progress: whether to show a bar with the running mean on stderr.
         max_episode_steps: an episode's time limit.
         dream: of env="dream": temperature, dropout, track_tiles, lap_complete_percent and start,
@@ -129,13 +131,19 @@ def evaluate(
 
     Raises:
         ValueError: an argument outside its range, or no seeds.
-        EvaluationError: the policy cannot be sent to other processes, fails there, or one of these
-            dies; the message names the seed.
+        EvaluationError: the policy cannot be sent to other processes, fails there, or an episode
+            lost its process three times; the message names the seed.
+        WorkersError: there is no Ray cluster at that address.
         WeightsError: the world cannot be loaded.
     """
     seeds = tuple(int(seed) for seed in seeds)
     _check(env, seeds, backend, {"max_episode_steps": max_episode_steps, "processes": processes})
     _check_dream(env, dream)
+    if ray is not None and (env, backend) != ("real", "gymnasium"):
+        raise ValueError(
+            f"ray is {ray!r} with env={env!r} and backend={backend!r}; a cluster drives the real "
+            "environment of Gymnasium only."
+        )
     world: Any = world_model
     if observation == "pixels" and env == "real":
         world = None
@@ -153,7 +161,7 @@ def evaluate(
     elif backend == "envpool":
         drive = drive_envpool(*driven, options, seeds)
     else:
-        drive = drive_gymnasium(*driven, options, seeds, processes or usable_cores())
+        drive = drive_gymnasium(*driven, options, seeds, processes=processes, ray=ray)
     episodes: dict[int, Episode] = {}
     name, total = f"driving {env}", len(seeds)
     bar = progress_bar(name, total=total, unit="episodes", show=progress)

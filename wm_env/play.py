@@ -3,7 +3,7 @@
 import os
 import sys
 from dataclasses import dataclass
-from itertools import product
+from itertools import combinations
 from typing import Any
 
 import gymnasium
@@ -38,13 +38,20 @@ def run(config: PlayConfig) -> None:
         WeightsError: the world cannot be loaded.
     """
     require_display()
+    drive(make(config), seed=config.seed, fps=config.fps)
+
+
+def drive(env: gymnasium.Env, *, seed: int | None, fps: int) -> None:
+    """Drive `env`, which renders to arrays, until the window is closed; then close it.
+
+    With a seed, every episode is on its track.
+    """
     from gymnasium.utils.play import play
 
     print("arrow keys: steer, gas (up) and brake (down); Escape leaves", file=sys.stderr)
-    env = make(config)
-    noop = np.zeros(3, np.float32)
     try:
-        play(env, fps=config.fps, keys_to_action=keys_to_action(), seed=config.seed, noop=noop)
+        noop = np.zeros(3, np.float32)
+        play(env, fps=fps, keys_to_action=keys_to_action(), seed=seed, noop=noop)
     finally:
         env.close()
 
@@ -64,18 +71,23 @@ def make(config: PlayConfig) -> gymnasium.Env:
 
 
 def keys_to_action() -> dict[Any, np.ndarray]:
-    """Arrow keys, alone and together, as CarRacing's own keyboard loop takes them."""
+    """Arrow keys, alone and together, with the strengths of CarRacing's own keyboard loop.
+
+    Left and right together cancel out, and leave gas and brake as they are.
+    """
     import pygame
 
-    steer = {None: 0.0, pygame.K_LEFT: -1.0, pygame.K_RIGHT: 1.0}
-    gas = {None: 0.0, pygame.K_UP: 1.0}
-    brake = {None: 0.0, pygame.K_DOWN: 0.8}
-    actions = {}
-    for keys in product(steer, gas, brake):
-        pressed = tuple(sorted(key for key in keys if key is not None))
-        if pressed:
-            actions[pressed] = np.array([steer[keys[0]], gas[keys[1]], brake[keys[2]]], np.float32)
-    return actions
+    effects = {
+        pygame.K_LEFT: (-1.0, 0.0, 0.0),
+        pygame.K_RIGHT: (1.0, 0.0, 0.0),
+        pygame.K_UP: (0.0, 1.0, 0.0),
+        pygame.K_DOWN: (0.0, 0.0, 0.8),
+    }
+    return {
+        keys: np.array([effects[key] for key in keys], np.float32).sum(axis=0)
+        for count in range(1, len(effects) + 1)
+        for keys in combinations(sorted(effects), count)
+    }
 
 
 def require_display() -> None:

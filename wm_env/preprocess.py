@@ -30,6 +30,8 @@ def _row_weights() -> np.ndarray:
 
 
 _ROW_WEIGHTS = _row_weights()
+# Three source pixels a, b, c give the two pixels (2a + b) / 3 and (b + 2c) / 3, colour by colour.
+_COLUMN_WEIGHTS = np.kron([[2.0, 0.0], [1.0, 1.0], [0.0, 2.0]], np.eye(3)).astype(np.float32)
 
 
 def preprocess(frames: Any) -> Any:
@@ -56,21 +58,19 @@ def preprocess(frames: Any) -> Any:
         )
     xp = jnp if isinstance(frames, jax.Array) else np
     lead = frames.shape[:-3]
-    # Columns: three source pixels a, b, c give (2a + b) / 3 and (b + 2c) / 3.
-    pixels = (
-        frames[..., :_VISIBLE_ROWS, :, :].reshape(-1, _VISIBLE_ROWS, 32, 3, 3).astype(np.uint16)
-    )
-    a, b, c = pixels[..., 0, :], pixels[..., 1, :], pixels[..., 2, :]
-    columns = xp.stack([a + a + b, b + c + c], axis=-2)
-    # Rows, by a small matmul: sums stay below 2**24, so float32 holds them exactly whatever their
-    # order.
-    blocks = columns.reshape(-1, _ROW_BLOCK, 64 * 3).astype(np.float32)
-    if xp is jnp:
-        sums = jnp.einsum("ri,bij->brj", _ROW_WEIGHTS, blocks, precision=jax.lax.Precision.HIGHEST)
-    else:
-        sums = np.matmul(_ROW_WEIGHTS, blocks)
+    # Small matmuls: sums stay below 2**24, so float32 holds them exactly whatever their order.
+    pixels = frames[..., :_VISIBLE_ROWS, :, :].astype(np.float32)
+    blocks = pixels.reshape(-1, _ROW_BLOCK, FRAME_SHAPE[1] * 3)
+    rows = _exact_matmul(xp, xp.asarray(_ROW_WEIGHTS), blocks)
+    sums = _exact_matmul(xp, rows.reshape(-1, 9), xp.asarray(_COLUMN_WEIGHTS))
     rounded = (sums.astype(np.uint16) + np.uint16(31)) // np.uint16(63)
     return rounded.astype(np.uint8).reshape(*lead, *IMAGE_SHAPE)
+
+
+def _exact_matmul(xp: Any, left: Any, right: Any) -> Any:
+    if xp is np:
+        return np.matmul(left, right)
+    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
 def mirror(images: Any) -> Any:

@@ -30,6 +30,16 @@ class Bar:
             note = f"{self._frames / (time.monotonic() - self._start):,.0f} frames/s  {note}"
         self._progress.update(self._task, advance=amount, note=note)
 
+    def move_to(self, completed: float, *, frames: int, note: str = "") -> None:
+        """Move to `completed` units, by `frames` frames in all."""
+        self._frames = frames
+        self.advance(0, note=note)
+        self._progress.update(self._task, completed=completed)
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        self._progress.console.print(text, highlight=False)
+
 
 @contextmanager
 def progress_bar(

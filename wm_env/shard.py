@@ -15,18 +15,18 @@ row for each episode (driver, seed, length, return, number of track tiles N). Ev
 CRC-32, which each read checks; none may be missing.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 import uuid
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import zarr
@@ -39,7 +39,10 @@ from wm_env.reward import is_off_field
 FORMAT, FORMAT_VERSION = "wm_env.store", 2
 CHUNK_FRAMES = 64  # 64 * 12,288 bytes: the unit that is read, decompressed and shuffled
 STEP_ARRAYS = ("actions", "rewards", "tiles", "off_field", "terminated", "truncated")
+_DTYPES = {"images": "uint8", "actions": "float32", "rewards": "float32", "tiles": "uint8"}
+_SHAPES = {"images": IMAGE_SHAPE, "actions": (3,)}
 _ZSTD = ZstdCodec(level=3)
+StorePath = Any  # a pathlib.Path, or universal_pathlib's UPath, which has its methods but is none
 _REMEDY = "delete the file and run the same collection again: it fills the gap."
 
 
@@ -92,7 +95,7 @@ class EpisodeRow:
 class Shard:
     """A finished shard: its path, its episodes' rows, and where each episode begins."""
 
-    path: Path
+    path: StorePath
     episodes: tuple[EpisodeRow, ...]
     manifest: dict[str, Any]
 
@@ -103,40 +106,72 @@ class Shard:
 
     def bounds(self) -> Iterator[tuple[EpisodeRow, slice, slice]]:
         """For each episode its row, its slice of `images`, and its slice of the step arrays."""
-        frame = step = 0
-        for row in self.episodes:
-            yield row, slice(frame, frame + row.length + 1), slice(step, step + row.length)
-            frame, step = frame + row.length + 1, step + row.length
+        return bounds(self.episodes)
 
     def read(self, name: str, at: slice = slice(None)) -> np.ndarray:
         """One of the arrays, or a part of it.
 
         Raises:
-            StoreError: a chunk is damaged.
+            StoreError: a chunk is damaged or missing, or the file out of reach.
         """
+        (part,) = self.parts(name, [at])
+        return part
+
+    def parts(self, name: str, at: Iterable[slice]) -> Iterator[np.ndarray]:
+        """Parts of one of the arrays, one after the other; the file is opened once.
+
+        Raises:
+            StoreError: a chunk is damaged or missing, or the file out of reach.
+        """
+        path = local_copy(self.path)
         try:
-            with ZipStore(_local(self.path), mode="r") as store:
-                return np.asarray(zarr.open_group(store, mode="r")[name][at])  # pyright: ignore
+            with ZipStore(path, mode="r") as store:
+                array = cast(zarr.Array, zarr.open_group(store, mode="r")[name])
+                if array.nchunks_initialized != array.nchunks:  # zarr would read zeros
+                    raise StoreError("chunks are missing")
+                for part in at:
+                    yield np.asarray(array[part])
         except Exception as error:  # zip, zstd and zarr raise many kinds for a damaged chunk
             raise StoreError(
                 f"shard {self.path} is damaged: {name} cannot be read ({error}); {_REMEDY}"
             ) from error
 
     def verify(self) -> None:
-        """Read everything and compare it with the checksums.
+        """Read everything, a chunk at a time, and compare it with the checksums.
 
         Raises:
             StoreError: when a byte differs.
         """
-        for name, expected in self.manifest["checksums"].items():
-            if checksum([self.read(name)]) != expected:
+        for name, (shape, _, chunk) in _layout(self.episodes).items():
+            expected = self.manifest["checksums"][name]
+            at = (slice(start, start + chunk) for start in range(0, shape[0], chunk))
+            if checksum(self.parts(name, at)) != expected:
                 raise StoreError(
                     f"shard {self.path} is damaged: {name} does not match its checksum "
-                    f"{expected[:12]}…; {_REMEDY}"
+                    f"{expected!s:.12}…; {_REMEDY}"
                 )
 
 
-def to_path(where: str | os.PathLike) -> Path:
+def bounds(rows: Iterable[EpisodeRow]) -> Iterator[tuple[EpisodeRow, slice, slice]]:
+    """For each episode its row, its slice of T + 1 frames, and its slice of T steps."""
+    frame = step = 0
+    for row in rows:
+        yield row, slice(frame, frame + row.length + 1), slice(step, step + row.length)
+        frame, step = frame + row.length + 1, step + row.length
+
+
+def _layout(rows: Sequence[EpisodeRow]) -> dict[str, tuple[tuple[int, ...], str, int]]:
+    """What the episodes' arrays must be: shape, dtype, and length of a chunk, by name."""
+    steps = sum(row.length for row in rows)
+    layout = {}
+    for name in (*STEP_ARRAYS, "images"):
+        length, chunk = (steps + len(rows), CHUNK_FRAMES) if name == "images" else (steps, steps)
+        shape = (length, *_SHAPES.get(name, ()))
+        layout[name] = (shape, _DTYPES.get(name, "bool"), min(chunk, length))
+    return layout
+
+
+def to_path(where: str | StorePath) -> StorePath:
     """A folder or file by its name: a pathlib path, or for a URL (`s3://…`) one of fsspec.
 
     The latter is universal_pathlib's, which has the methods of pathlib.
@@ -154,17 +189,20 @@ def to_path(where: str | os.PathLike) -> Path:
             "fsspec package of that protocol (for s3:// it is s3fs)."
         ) from None
     path = UPath(where)
-    return Path(path.path) if path.protocol == "file" else path  # pyright: ignore
+    return Path(path.path) if path.protocol == "file" else path
 
 
-def write_shard(path: Path, episodes: Sequence[Episode], provenance: dict[str, Any]) -> Shard:
-    """Write a group of episodes as one shard: under a temporary name, synced, then renamed."""
+def write_shard(path: StorePath, episodes: Sequence[Episode], provenance: dict[str, Any]) -> Shard:
+    """Write a group of episodes as one shard, which appears at `path` whole."""
+    rows = tuple(_row(episode) for episode in episodes)
+    layout = _layout(rows)
     images = [episode.images for episode in episodes]  # never copied as a whole: they are large
     steps = {
-        name: np.concatenate([getattr(episode, name) for episode in episodes])
+        name: np.concatenate(
+            [getattr(episode, name) for episode in episodes], dtype=layout[name][1]
+        )
         for name in STEP_ARRAYS
     }
-    rows = [_row(episode) for episode in episodes]
     manifest = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -175,31 +213,24 @@ def write_shard(path: Path, episodes: Sequence[Episode], provenance: dict[str, A
         "provenance": provenance,
         "episodes": [asdict(row) for row in rows],
     }
-    temporary = temporary_path(path)
-    with ZipStore(temporary, mode="w") as store:
+    with appearing_whole(path) as temporary, ZipStore(temporary, mode="w") as store:
         group = zarr.create_group(store, attributes=manifest)
-        frames = sum(map(len, images))
-        shapes = {name: (len(array), *array.shape[1:]) for name, array in steps.items()}
         arrays = {
             name: group.create_array(
                 name,
                 shape=shape,
                 dtype=dtype,
-                chunks=(max(1, min(chunk, shape[0])), *shape[1:]),
+                chunks=(chunk, *shape[1:]),
                 compressors=_ZSTD,
                 config={"write_empty_chunks": True},  # a missing chunk is thus always damage
             )
-            for name, shape, dtype, chunk in (
-                *((name, shapes[name], array.dtype, len(array)) for name, array in steps.items()),
-                ("images", (frames, *IMAGE_SHAPE), np.uint8, CHUNK_FRAMES),
-            )
+            for name, (shape, dtype, chunk) in layout.items()
         }
         for name, array in steps.items():
             arrays[name][:] = array
         for start, chunk in _chunks(images):
             arrays["images"][start : start + len(chunk)] = chunk
-    publish(temporary, path)
-    return Shard(path, tuple(rows), manifest)
+    return Shard(path, rows, manifest)
 
 
 def _row(episode: Episode) -> EpisodeRow:
@@ -233,36 +264,49 @@ def checksum(pieces: Iterable[np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def temporary_path(path: Path) -> Path:
-    """A local file to write what `publish` will name `path`; beside it where that is local."""
+@contextlib.contextmanager
+def appearing_whole(path: StorePath) -> Iterator[Path]:
+    """A local file to write, which gets the name `path` when the block ends without an error.
+
+    A kill leaves the old state or the new, and at most a hidden `.NAME.…` beside it.
+    """
+    hidden = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
     if isinstance(path, Path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
-    return Path(tempfile.mkdtemp(prefix="wm_env-")) / path.name
-
-
-def publish(temporary: Path, path: Path) -> None:
-    """Give a finished temporary file its name, durably: a kill leaves the old state or the new."""
-    if isinstance(path, Path):
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        try:
+            yield hidden
+            with open(hidden, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(hidden, path)
+        finally:
+            hidden.unlink(missing_ok=True)
         return
-    hidden = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
-    path.fs.makedirs(path.parent.path, exist_ok=True)
-    path.fs.put_file(str(temporary), hidden.path)
-    path.fs.mv(hidden.path, path.path)
-    shutil.rmtree(temporary.parent)
+    with tempfile.TemporaryDirectory(prefix="wm_env-") as folder:
+        local = Path(folder) / path.name
+        yield local
+        path.fs.makedirs(path.parent.path, exist_ok=True)
+        path.fs.put_file(str(local), hidden.path)
+        path.fs.mv(hidden.path, path.path)
 
 
-def _local(path: Path) -> Path:
-    """The file itself, or a copy of a remote one, fetched once a process."""
+def local_copy(path: StorePath) -> Path:
+    """The file itself, or a copy of a remote one, fetched once a process: shards never change.
+
+    Raises:
+        StoreError: it cannot be fetched.
+    """
     if isinstance(path, Path):
         return path
-    import fsspec
-
-    name = f"simplecache::{path}"
-    return Path(str(fsspec.open_local(name, simplecache={"cache_storage": _copies().name})))
+    copy = Path(_copies().name) / hashlib.sha256(str(path).encode()).hexdigest()
+    if not copy.exists():
+        try:
+            with appearing_whole(copy) as temporary:
+                path.fs.get_file(path.path, str(temporary))
+        except Exception as error:  # each kind of storage has its own
+            raise StoreError(
+                f"{path} cannot be fetched ({error!r}); is it still there, and within reach?"
+            ) from error
+    return copy
 
 
 @functools.cache
@@ -270,7 +314,7 @@ def _copies() -> tempfile.TemporaryDirectory:
     return tempfile.TemporaryDirectory(prefix="wm_env-shards-")  # removed when the process ends
 
 
-def read_shard(path: Path) -> Shard:
+def read_shard(path: StorePath) -> Shard:
     """Open a shard and check its manifest and that no chunk is missing, without reading arrays.
 
     Raises:
@@ -278,32 +322,56 @@ def read_shard(path: Path) -> Shard:
     """
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-            manifest: dict[str, Any] = json.loads(archive.read("zarr.json"))["attributes"]
             names = set(archive.namelist())
+            read = {name: json.loads(archive.read(name)) for name in names if _is_metadata(name)}
+        manifest: dict[str, Any] = read["zarr.json"]["attributes"]
+        found = (manifest.get("format"), manifest.get("format_version"))
     except FileNotFoundError:
         raise StoreError(f"no shard at {path}; {_REMEDY}") from None
     except Exception as error:  # zipfile and json raise many kinds
         raise StoreError(
-            f"shard {path} cannot be read ({error}): truncated, or not a shard; {_REMEDY}"
+            f"shard {path} cannot be read ({error!r}): truncated, or no shard; {_REMEDY}"
         ) from error
-    found = (manifest.get("format"), manifest.get("format_version"))
     if found != (FORMAT, FORMAT_VERSION):
         raise StoreError(
             f"shard {path} has format {found}; expected {(FORMAT, FORMAT_VERSION)}. Collect the "
             "data again with this version, or read it with the version that wrote it."
         )
-    shard = Shard(path, tuple(EpisodeRow(**row) for row in manifest["episodes"]), manifest)
-    missing = sorted(set(_chunk_names(shard)) - names)
-    if missing:
-        raise StoreError(
-            f"shard {path} is damaged: {len(missing)} of its chunks are missing, {missing[0]} "
-            f"first; {_REMEDY}"
-        )
+    try:
+        shard = Shard(path, tuple(map(_checked_row, manifest["episodes"])), manifest)
+        _check_arrays(shard, read, names)
+    except Exception as error:  # whatever a manifest of other keys or types leads to
+        raise StoreError(f"shard {path} is damaged: {error}; {_REMEDY}") from error
     return shard
 
 
-def _chunk_names(shard: Shard) -> Iterator[str]:
-    for chunk in range(-(-shard.frames // CHUNK_FRAMES)):
-        yield f"images/c/{chunk}/0/0/0"
-    for name in STEP_ARRAYS:
-        yield f"{name}/c/0/0" if name == "actions" else f"{name}/c/0"
+def _is_metadata(name: str) -> bool:
+    return name == "zarr.json" or name.endswith("/zarr.json")
+
+
+def _checked_row(found: dict[str, Any]) -> EpisodeRow:
+    expected = {field.name: field.type for field in fields(EpisodeRow)}
+    if {name: type(value) for name, value in found.items()} != expected or found["length"] < 1:
+        raise StoreError(f"its manifest has the episode {found}, which is not an EpisodeRow")
+    return EpisodeRow(**found)
+
+
+def _check_arrays(shard: Shard, read: dict[str, Any], names: set[str]) -> None:
+    """Raise StoreError unless arrays, checksums and chunks are those of the shard's episodes."""
+    layout = _layout(shard.episodes)
+    if not shard.episodes or set(shard.manifest["checksums"]) != set(layout):
+        raise StoreError("its manifest names no episode, or not the checksum of every array")
+    if not isinstance(shard.manifest["provenance"], dict):
+        raise StoreError("its manifest does not say what collected it")
+    missing = []
+    for name, (shape, dtype, chunk) in layout.items():
+        array = read[f"{name}/zarr.json"]
+        grid = array["chunk_grid"]["configuration"]["chunk_shape"]
+        found, expected = (array["shape"], array["data_type"], grid[0]), ([*shape], dtype, chunk)
+        if found != expected or grid[1:] != [*shape[1:]]:
+            raise StoreError(f"{name} is {found}, but its episodes add up to {expected}")
+        zeros = "/0" * (len(shape) - 1)
+        chunks = (f"{name}/c/{index}{zeros}" for index in range(-(-shape[0] // chunk)))
+        missing += [chunk for chunk in chunks if chunk not in names]
+    if missing:
+        raise StoreError(f"{len(missing)} of its chunks are missing, {missing[0]} first")

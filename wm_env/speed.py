@@ -16,10 +16,10 @@ import numpy as np
 import registrations
 from wm_env.car_racing import default_backend, make_car_racing, make_car_racing_vector
 from wm_env.dream import DreamCarRacing, DreamParams
-from wm_env.judge import usable_cores
 from wm_env.mdn_rnn import MDNRNN, MDNRNNConfig
 from wm_env.vae import VAE, VAEConfig
 from wm_env.weights import load_world, shipped_names
+from wm_env.workers import usable_cores
 from wm_env.world_model import StartStates, WorldModel
 
 _MATMUL_SIZES = (256, 512, 1024, 2048, 4096)

@@ -129,7 +129,7 @@ class Deadly:
 
 
 def test_a_process_that_dies_is_told_with_its_seed(world):
-    with pytest.raises(EvaluationError, match=r"at seed 9 \(exit code 3\)"):
+    with pytest.raises(EvaluationError, match=r"of seed 9 .* lost 3 times .*exit code 3"):
         evaluate(linear_policy, Deadly(), seeds=[9], world_model=world, progress=False)
 
 
@@ -140,7 +140,7 @@ def test_a_policy_that_cannot_travel_is_refused_before_any_process_begins(world,
 
 def test_leaving_early_stops_the_processes(world, controller):
     with closing(
-        drive_gymnasium(linear_policy, controller, world, OPTIONS, (0, 1, 2, 3), 2)
+        drive_gymnasium(linear_policy, controller, world, OPTIONS, (0, 1, 2, 3), processes=2)
     ) as episodes:
         next(episodes)
         assert len(multiprocessing.active_children()) == 2

@@ -4,17 +4,20 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from training.collect import CollectConfig, collect, make_lanes
+from training.collect import collect
+from training.plan import CollectConfig
+from wm_env.car_racing import make_car_racing_vector
 from wm_env.preprocess import preprocess
 from wm_env.shard import StoreError
 
 SMALL = CollectConfig(
-    episodes={"track": 2, "brownian": 2}, cars=2, max_steps=12, backend="gymnasium", workers=1
+    episodes={"heuristic": 3, "brownian": 2}, cars=2, max_steps=12, backend="gymnasium", workers=1
 )
 
 
@@ -27,7 +30,10 @@ def store(tmp_path_factory):
 
 def test_collection_fills_the_plan_with_every_driver(store):
     shards = collect(store, SMALL)
-    assert [shard.episodes[0].driver for shard in shards] == SMALL.plan()
+    assert [[row.driver for row in shard.episodes] for shard in shards] == [
+        [one.driver] * len(one.seeds) for one in SMALL.plan()
+    ]
+    assert sum(len(shard.episodes) for shard in shards) == 5
     assert all(
         row.length == 12 and row.track_tiles > 200 for shard in shards for row in shard.episodes
     )
@@ -43,7 +49,7 @@ def test_finished_shards_are_never_rewritten(store):
 
 def test_stored_images_and_rewards_are_those_of_the_simulator(store):
     shard = collect(store, SMALL)[0]
-    env = make_lanes("gymnasium", [row.seed for row in shard.episodes])
+    env = make_car_racing_vector(2)
     frames, _ = env.reset(seed=[row.seed for row in shard.episodes])
     stored = {name: shard.read(name) for name in ("images", "actions", "rewards")}
     for step in range(12):
@@ -64,17 +70,18 @@ def test_another_plan_in_the_same_folder_is_refused(store):
         collect(store, other)
 
 
-def test_an_unknown_backend_is_named():
-    with pytest.raises(ValueError, match="unknown backend 'carla'"):
-        make_lanes("carla", [0])
+def test_an_unknown_backend_is_named(tmp_path):
+    with pytest.raises(ValueError, match="backend is 'carla'"):
+        collect(tmp_path, replace(SMALL, backend="carla"))
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
 def test_workers_end_when_the_collecting_process_is_killed(tmp_path):
     program = (
-        "from pathlib import Path; from training.collect import CollectConfig, collect\n"
+        "from pathlib import Path\n"
+        "from training.collect import collect; from training.plan import CollectConfig\n"
         "if __name__ == '__main__':\n"
-        "    config = CollectConfig(episodes={'track': 64}, backend='gymnasium', workers=2)\n"
+        "    config = CollectConfig(episodes={'heuristic': 64}, backend='gymnasium', workers=2)\n"
         f"    collect(Path({str(tmp_path / 'data')!r}), config)\n"
     )
     (tmp_path / "program.py").write_text(program)

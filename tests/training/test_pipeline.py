@@ -18,7 +18,7 @@ def test_every_stage_runs_and_a_second_run_keeps_what_is_done(tmp_path):
     assert controller == tmp_path / "round-01" / "evolve" / "controller.safetensors"
 
     world = load_world(tmp_path / "round-01" / "world.safetensors")
-    assert world.metadata["data"]["episodes"] == {"track": 8, "brownian": 8, "policy": 8}
+    assert world.metadata["data"]["episodes"] == {"heuristic": 8, "brownian": 8, "on_policy": 8}
     assert load_linear(controller)[1]["validation"]["real_episodes"] == 2
     for picture in ("vision/reconstructions.png", "evolve/evolution.png"):
         assert (tmp_path / picture).stat().st_size > 1000

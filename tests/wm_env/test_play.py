@@ -32,6 +32,20 @@ def test_keys_together_steer_and_give_gas():
     np.testing.assert_array_equal(keys[pressed], np.float32([-1.0, 1.0, 0.0]))
 
 
+@pytest.mark.parametrize(
+    "pressed, action",
+    [
+        ((pygame.K_LEFT,), [-1.0, 0.0, 0.0]),
+        ((pygame.K_RIGHT,), [1.0, 0.0, 0.0]),
+        ((pygame.K_UP,), [0.0, 1.0, 0.0]),
+        ((pygame.K_DOWN,), [0.0, 0.0, 0.8]),
+        ((pygame.K_LEFT, pygame.K_RIGHT, pygame.K_UP), [0.0, 1.0, 0.0]),
+    ],
+)
+def test_keys_do_what_they_do_in_carracing_and_opposite_ones_cancel_out(pressed, action):
+    np.testing.assert_array_equal(play.keys_to_action()[tuple(sorted(pressed))], np.float32(action))
+
+
 def test_the_dream_beside_the_real_car_begins_at_its_frame(both):
     frame, _ = both.reset(seed=3)
     inner = both.dream.unwrapped

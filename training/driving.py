@@ -1,0 +1,104 @@
+"""Driving for the store: one episode on each car of a shard's plan, as V will see it."""
+
+import functools
+import time
+from collections.abc import Generator
+from contextlib import closing
+
+import numpy as np
+
+from agents.drivers import Driver, make_driver
+from training.plan import CollectConfig, ShardPlan
+from wm_env.car_racing import make_car_racing_vector
+from wm_env.preprocess import IMAGE_SHAPE, preprocess
+from wm_env.reward import recover_track_tiles
+from wm_env.shard import Episode
+
+_SIGN_SECONDS = 1.0  # between signs of life
+
+
+def drive(
+    plan: ShardPlan, config: CollectConfig
+) -> Generator[tuple[float, int], None, list[Episode]]:
+    """Drive one episode for each seed, at most `max_steps` long, and return them all.
+
+    Their images lie in memory that the process's next shard will use again.
+    """
+    lanes, told = len(plan.seeds), time.monotonic()
+    driver = _driver(plan, config)
+    with closing(
+        make_car_racing_vector(
+            lanes, backend=config.backend, max_episode_steps=config.max_steps, threads=1
+        )
+    ) as env:
+        frames, _ = env.reset(seed=list(plan.seeds))  # pyright: ignore[reportArgumentType]
+        images = _image_memory(lanes, config.max_steps + 1)
+        actions = np.empty((config.max_steps, lanes, 3), np.float32)
+        rewards = np.empty((config.max_steps, lanes), np.float32)
+        ends = np.zeros((2, lanes), bool)  # terminated, truncated
+        lengths = np.zeros(lanes, np.int64)
+        images[:, 0] = preprocess(frames)
+        for step in range(config.max_steps):
+            actions[step] = driver.act(frames)
+            frames, rewards[step], terminated, truncated, _ = env.step(actions[step])
+            running = ~ends.any(axis=0)
+            images[running, step + 1] = preprocess(frames[running])
+            lengths += running
+            ends[:, running] = np.stack([terminated, truncated & ~terminated])[:, running]
+            if ends.any(axis=0).all():
+                break
+            if time.monotonic() - told > _SIGN_SECONDS:
+                told = time.monotonic()
+                yield (step + 1) / config.max_steps, int(lengths.sum())
+    return [
+        _cut_episode(
+            images[lane, : length + 1],
+            actions[:length, lane],
+            rewards[:length, lane],
+            bool(ends[0, lane]),
+            plan.driver,
+            seed,
+        )
+        for lane, (length, seed) in enumerate(zip(lengths.tolist(), plan.seeds, strict=True))
+    ]
+
+
+def _driver(plan: ShardPlan, config: CollectConfig) -> Driver:
+    if plan.driver != "on_policy":
+        return make_driver(plan.driver, len(plan.seeds), plan.seeds[0])
+    from agents.policy_driver import PolicyDriver
+
+    return PolicyDriver(
+        len(plan.seeds),
+        plan.seeds[0],
+        world=config.world,
+        controller=config.controller,
+        noise=config.noise,
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _image_memory(lanes: int, frames: int) -> np.ndarray:
+    """Memory that a process uses for one shard after another: fresh pages are slow to get."""
+    return np.empty((lanes, frames, *IMAGE_SHAPE), np.uint8)
+
+
+def _cut_episode(
+    images: np.ndarray,
+    actions: np.ndarray,
+    rewards: np.ndarray,
+    terminated: bool,
+    driver: str,
+    seed: int,
+) -> Episode:
+    last = np.arange(len(actions)) == len(actions) - 1
+    return Episode(
+        images=images,
+        actions=actions,
+        rewards=rewards,
+        terminated=last & terminated,
+        truncated=last & (not terminated),  # by the time limit
+        track_tiles=recover_track_tiles(rewards),
+        driver=driver,
+        seed=seed,
+    )
