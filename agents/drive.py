@@ -5,7 +5,8 @@ from typing import Literal
 
 from wm_env import play
 from wm_env.car_racing import make_car_racing
-from wm_env.recorder import Recorder, refuse_held_out
+from wm_env.recorder import Recorder
+from wm_env.seeds import refuse_held_out
 from wm_env.shard import Shard
 
 
@@ -56,7 +57,7 @@ def _record(config: DriveConfig, store: str) -> None:
             f"--store {store} with --env {config.env}: a store holds real driving only; add "
             "--env real, or leave --store out."
         )
-    refuse_held_out(config.seed)
+    refuse_held_out([] if config.seed is None else [config.seed])
     play.require_display()
     env = Recorder(make_car_racing(render_mode="rgb_array"), store, on_shard=_tell)
     play.drive(env, seed=config.seed, fps=config.fps)

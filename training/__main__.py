@@ -98,6 +98,24 @@ class Data:
 
 
 @dataclass(frozen=True)
+class Export:
+    """Make a Minari dataset of a store."""
+
+    dataset: str  # its id, as carracing/laptop-v0
+    store: str = "runs/laptop/data"  # a folder or any URL of fsspec
+    author: str | None = None
+    damaged: Literal["refuse", "skip"] = "refuse"  # what to do about a damaged shard
+
+
+@dataclass(frozen=True)
+class Import:
+    """Add a local Minari dataset of CarRacing to a store."""
+
+    dataset: str  # its id
+    store: str = "runs/minari/data"  # a folder or any URL of fsspec
+
+
+@dataclass(frozen=True)
 class Bench:
     """Time collection and the training of V."""
 
@@ -108,6 +126,8 @@ class Bench:
 Command = (
     Annotated[Collect, tyro.conf.subcommand("collect")]
     | Annotated[Data, tyro.conf.subcommand("data")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Import, tyro.conf.subcommand("import")]
     | Annotated[Vision, tyro.conf.subcommand("vision")]
     | Annotated[Latents, tyro.conf.subcommand("latents")]
     | Annotated[Memory, tyro.conf.subcommand("memory")]
@@ -122,16 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 only when its work was done."""
     command = tyro.cli(Command, prog="python -m training", args=arguments)  # pyright: ignore
     try:
-        if isinstance(command, Data):
-            from training.overview import run_data
-
-            print(run_data(command.store, verify=command.verify, damaged=command.damaged))
-        elif isinstance(command, Bench):
-            from training.bench import BenchConfig, run
-
-            run(BenchConfig(json=command.json, quick=command.quick))
-        else:
-            command.run(type(command).__name__.lower())
+        _run(command)
     except (ValueError, OSError, RuntimeError) as error:  # all of ours are among these
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -142,6 +153,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 130
     return 0
+
+
+def _run(command: Any) -> None:
+    if isinstance(command, Data):
+        from training.overview import run_data
+
+        print(run_data(command.store, verify=command.verify, damaged=command.damaged))
+    elif isinstance(command, Export):
+        from training.minari_export import export_minari
+
+        options = {"author": command.author, "damaged": command.damaged}
+        print(export_minari(command.store, command.dataset, **options))
+    elif isinstance(command, Import):
+        from training.minari_import import import_minari
+
+        print(*(shard.path for shard in import_minari(command.dataset, command.store)), sep="\n")
+    elif isinstance(command, Bench):
+        from training.bench import BenchConfig, run
+
+        run(BenchConfig(json=command.json, quick=command.quick))
+    else:
+        command.run(type(command).__name__.lower())
 
 
 if __name__ == "__main__":

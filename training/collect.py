@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from agents.drivers import make_driver
+from agents.drivers import DRIVERS
 from training.driving import drive
 from training.plan import CollectConfig, ShardPlan
 from training.store import clean_unfinished, shard_path
 from wm_env.car_racing import provenance
 from wm_env.progress import Bar, progress_bar
+from wm_env.seeds import refuse_held_out
 from wm_env.shard import Shard, StoreError, read_shard, to_path, write_shard
 from wm_env.workers import Done, JobLostError, Progress, run_jobs
 
@@ -123,9 +124,10 @@ def _check(config: CollectConfig) -> None:
         raise ValueError(
             f"episodes is {config.episodes}; expected a number of 0 or more for each driver."
         )
-    for name in config.episodes:
-        if name != "on_policy":
-            make_driver(name, 1, 0)
+    refuse_held_out(seed for one in config.plan() for seed in one.seeds)
+    unknown = set(config.episodes) - set(DRIVERS)
+    if unknown:
+        raise ValueError(f"unknown drivers {sorted(unknown)}; expected some of {sorted(DRIVERS)}.")
 
 
 def _same_plan(shard: Shard, plan: ShardPlan, config: CollectConfig) -> Shard:

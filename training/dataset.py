@@ -1,30 +1,29 @@
 """Streams over a store: shuffled images for V, windows of latents for M.
 
-Memory does not grow with the set. The last episode of every shard is held out, so that no frame
-crosses from training to validation and every driver is in both. An order is a function of
-(seed, step): a run that goes on at step n sees what it would have.
+Memory does not grow with the set. ImageStream holds two pools, one in use and one being read, of
+POOL_CHUNKS * CHUNK_FRAMES images of 12,288 bytes: 151 MB, and 8 bytes for each chunk of 64 images.
+WindowStream holds two groups of `group` latent shards, 141 bytes a frame at 32 latents: 54 MB for
+12 shards of 16 episodes of 1,000 steps. Only the shards' manifests, 1 kB an episode, stay.
+
+An order is a function of (seed, step): a run that goes on at step n sees what it would have. What
+is held out, `training.store.is_held_out` says.
 """
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from training.latents import EpisodeLatents, LatentShard
+from training.store import is_held_out
+from wm_env.preprocess import IMAGE_SHAPE
 from wm_env.shard import CHUNK_FRAMES, Shard, StoreError
 
-POOL_CHUNKS = 96  # 96 * 64 images = 75 MB in memory at a time, and as much being prefetched
+POOL_CHUNKS = 96  # 96 * 64 * 12,288 bytes = 75 MB
 
 _Item = TypeVar("_Item")
-
-
-@dataclass(frozen=True)
-class _Chunk:
-    shard: int
-    start: int
-    stop: int
+_Window = tuple[EpisodeLatents, int, int]  # the episode, its first step, and that after its last
 
 
 class ImageStream:
@@ -35,22 +34,24 @@ class ImageStream:
 
     def __init__(self, shards: list[Shard], *, batch: int, seed: int):
         self._shards, self._batch, self._seed = shards, batch, seed
-        self._chunks = [
-            _Chunk(index, start, min(start + CHUNK_FRAMES, stop))
-            for index, shard in enumerate(shards)
-            for stop in [_first_held_out_frame(shard)]
-            for start in range(0, stop, CHUNK_FRAMES)
-        ]
-        pool_images = min(POOL_CHUNKS, len(self._chunks)) * CHUNK_FRAMES
-        self._pool_batches = max(1, int(0.9 * pool_images) // batch)
-        if sum(chunk.stop - chunk.start for chunk in self._chunks) < batch:
+        self._frames = np.array([_training_frames(shard) for shard in shards])
+        self._first_chunk = np.cumsum([0, *-(-self._frames // CHUNK_FRAMES)])  # of each shard
+        self._chunks = int(self._first_chunk[-1])
+        if self._frames.sum() < batch:
             raise StoreError(
                 f"the store holds fewer training images than one batch of {batch}; collect more, "
                 "or ask for a smaller batch."
             )
+        self._pools = -(-self._chunks // POOL_CHUNKS)
+        fewest_images = self._chunks // self._pools * CHUNK_FRAMES
+        self._pool_batches = max(1, int(0.9 * fewest_images) // batch)
 
     def batches(self, start_step: int = 0) -> Iterator[np.ndarray]:
-        """Batches for ever, from that of `start_step` on."""
+        """Batches for ever, from that of `start_step` on.
+
+        Raises:
+            StoreError: a shard turns out to be damaged.
+        """
         first_pool, skip = divmod(start_step, self._pool_batches)
         for pool, images in _prefetched(self._pool, first_pool):
             order = np.random.default_rng([self._seed, 1, pool])
@@ -60,46 +61,62 @@ class ImageStream:
                 chosen = order.choice(len(images), self._batch, replace=len(images) < self._batch)
                 if pool > first_pool or index >= skip:
                     yield images[chosen]
+            del images  # before the pool after the next is begun
 
     def _pool(self, pool: int) -> np.ndarray:
-        pools = max(1, len(self._chunks) // POOL_CHUNKS)
-        epoch, position = divmod(pool, pools)
-        order = np.random.default_rng([self._seed, 0, epoch]).permutation(len(self._chunks))
-        mine = [self._chunks[index] for index in order[position::pools][:POOL_CHUNKS]]
-        return np.concatenate(
-            [
-                self._shards[chunk.shard].read("images", slice(chunk.start, chunk.stop))
-                for chunk in mine
-            ]
-        )
+        """The images of a pool, shard by shard, so that each file is opened once."""
+        epoch, position = divmod(pool, self._pools)
+        order = np.random.default_rng([self._seed, 0, epoch]).permutation(self._chunks)
+        chosen = np.sort(order[position :: self._pools])
+        owners = np.searchsorted(self._first_chunk, chosen, side="right") - 1
+        images = np.empty((len(chosen) * CHUNK_FRAMES, *IMAGE_SHAPE), np.uint8)
+        filled = 0
+        for owner in np.unique(owners).tolist():
+            starts = (chosen[owners == owner] - self._first_chunk[owner]) * CHUNK_FRAMES
+            stops = np.minimum(starts + CHUNK_FRAMES, self._frames[owner])
+            for part in self._shards[owner].parts("images", map(slice, starts, stops)):
+                images[filled : filled + len(part)] = part
+                filled += len(part)
+        return images[:filled]
 
 
 def held_out_images(
     shards: list[Shard], count: int, *, seed: int = 0
 ) -> tuple[np.ndarray, list[str]]:
-    """A fixed sample of held-out images, spread over shards.
+    """A fixed sample of held-out images, spread over the shards that hold an episode out.
 
     Returns the images, uint8 [count, 64, 64, 3], and the driver of each.
+
+    Raises:
+        StoreError: no shard holds one out, or one is damaged.
     """
+    shards = [shard for shard in shards if _training_frames(shard) < shard.frames]
+    if not shards:
+        raise StoreError(
+            "no episode is held out for validation, because every shard of the store has but one; "
+            "collect more with `python -m training collect`."
+        )
     random = np.random.default_rng(seed)
     images, drivers = [], []
     for index in range(count):
         shard = shards[index * len(shards) // count]
-        frame = int(random.integers(_first_held_out_frame(shard), shard.frames))
+        frame = int(random.integers(_training_frames(shard), shard.frames))
         images.append(shard.read("images", slice(frame, frame + 1))[0])
         drivers.append(shard.episodes[-1].driver)
     return np.stack(images), drivers
 
 
-def _first_held_out_frame(shard: Shard) -> int:
-    *_, (_, frames, _) = shard.bounds()
-    return frames.start if len(shard.episodes) > 1 else frames.stop
+def _training_frames(shard: Shard) -> int:
+    """How many frames of a shard are for training; those held out come after them."""
+    rows = shard.episodes
+    return sum(row.length + 1 for at, row in enumerate(rows) if not is_held_out(rows, at))
 
 
 def _prefetched(make: Callable[[int], _Item], first: int) -> Iterator[tuple[int, _Item]]:
     """(index, make(index)) for index = first, first + 1, …
 
-    The next is made in a thread while one is used.
+    The next is made in a thread while one is used: two are in memory, if the user lets go of one
+    before asking for the next.
     """
     with ThreadPoolExecutor(1) as thread:
         index, future = first, thread.submit(make, first)
@@ -107,6 +124,7 @@ def _prefetched(make: Callable[[int], _Item], first: int) -> Iterator[tuple[int,
             item = future.result()
             future = thread.submit(make, index + 1)
             yield index, item
+            del item
             index += 1
 
 
@@ -147,41 +165,53 @@ class WindowStream:
     ):
         self._shards, self._batch, self._length, self._burn_in = shards, batch, length, burn_in
         self._seed, self._held_out, self._group = seed, held_out, min(group, len(shards))
+        self._groups = -(-len(shards) // self._group)
+        self._kind = "held-out" if held_out else "training"
 
     def batches(self, start_step: int = 0) -> Iterator[Windows]:
         """Batches for ever, from that of `start_step` on.
 
         Shards are read in groups, in random order.
+
+        Raises:
+            StoreError: a file is damaged, or no group has enough windows for a batch.
         """
-        step = 0
+        step = full = 0
         for group, episodes in _prefetched(self._load_group, 0):
-            random = np.random.default_rng([self._seed, 3, group])
-            windows = [window for episode in episodes for window in self._cut(episode, random)]
-            order = random.permutation(len(windows))
-            for start in range(0, len(order) - self._batch + 1, self._batch):
+            for windows in self._group_batches(group, episodes):
                 if step >= start_step:
-                    yield self._stack(
-                        [windows[index] for index in order[start : start + self._batch]]
-                    )
-                step += 1
+                    yield self._stack(windows)
+                step, full = step + 1, group
+                del windows
+            del episodes  # before the group after the next is begun
+            if group - full >= self._groups:
+                raise StoreError(
+                    f"no {self._group} latent shards hold enough {self._kind} windows of "
+                    f"{self._length} steps for one batch of {self._batch}; collect more, or ask "
+                    "for a smaller batch."
+                )
+
+    def _group_batches(self, group: int, episodes: list[EpisodeLatents]) -> Iterator[list[_Window]]:
+        random = np.random.default_rng([self._seed, 3, group])
+        windows = [window for episode in episodes for window in self._cut(episode, random)]
+        order = random.permutation(len(windows))
+        for start in range(0, len(order) - self._batch + 1, self._batch):
+            yield [windows[index] for index in order[start : start + self._batch]]
 
     def _load_group(self, group: int) -> list[EpisodeLatents]:
-        groups = len(self._shards) // self._group
-        epoch, position = divmod(group, groups)
+        epoch, position = divmod(group, self._groups)
         random = np.random.default_rng([self._seed, 2, epoch])
         order = random.permutation(len(self._shards))
         flips = np.random.default_rng([self._seed, 4, group])
         return [
             episode
-            for index in order[position::groups]
+            for index in order[position :: self._groups]
             for episode in self._shards[index].episodes(
                 held_out=self._held_out, mirrored=lambda: bool(flips.random() < 0.5)
             )
         ]
 
-    def _cut(
-        self, episode: EpisodeLatents, random: np.random.Generator
-    ) -> list[tuple[EpisodeLatents, int, int]]:
+    def _cut(self, episode: EpisodeLatents, random: np.random.Generator) -> list[_Window]:
         steps = len(episode.actions)
         offset = int(random.integers(self._length))
         return [
@@ -189,7 +219,7 @@ class WindowStream:
             for start in range(-offset, steps, self._length)
         ]
 
-    def _stack(self, windows: list[tuple[EpisodeLatents, int, int]]) -> Windows:
+    def _stack(self, windows: list[_Window]) -> Windows:
         total, batch = self._length + self._burn_in, len(windows)
         size = windows[0][0].mu.shape[1]
         out = Windows(

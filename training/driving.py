@@ -7,7 +7,7 @@ from contextlib import closing
 
 import numpy as np
 
-from agents.drivers import Driver, make_driver
+from agents.drivers import make_driver
 from training.plan import CollectConfig, ShardPlan
 from wm_env.car_racing import make_car_racing_vector
 from wm_env.preprocess import IMAGE_SHAPE, preprocess
@@ -25,7 +25,7 @@ def drive(
     Their images lie in memory that the process's next shard will use again.
     """
     lanes, told = len(plan.seeds), time.monotonic()
-    driver = _driver(plan, config)
+    driver = make_driver(plan.driver, lanes, plan.seeds[0], **plan.driver_options(config))
     with closing(
         make_car_racing_vector(
             lanes, backend=config.backend, max_episode_steps=config.max_steps, threads=1
@@ -61,20 +61,6 @@ def drive(
         )
         for lane, (length, seed) in enumerate(zip(lengths.tolist(), plan.seeds, strict=True))
     ]
-
-
-def _driver(plan: ShardPlan, config: CollectConfig) -> Driver:
-    if plan.driver != "on_policy":
-        return make_driver(plan.driver, len(plan.seeds), plan.seeds[0])
-    from agents.policy_driver import PolicyDriver
-
-    return PolicyDriver(
-        len(plan.seeds),
-        plan.seeds[0],
-        world=config.world,
-        controller=config.controller,
-        noise=config.noise,
-    )
 
 
 @functools.lru_cache(maxsize=1)

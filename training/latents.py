@@ -2,7 +2,7 @@
 
 A file `latents-00000.safetensors` a shard holds `mu`, `log_sigma`, `mirrored_mu`,
 `mirrored_log_sigma`, float16 [frames, z], and the step arrays of the shard; its metadata names the
-V that made it, so that a new V makes them anew.
+V that made it and the images, so that a new V or other driving makes them anew.
 """
 
 import hashlib
@@ -17,14 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
+from training.store import is_held_out
 from wm_env.preprocess import mirror, mirror_action
 from wm_env.progress import progress_bar
-from wm_env.shard import EpisodeRow, Shard, StoreError, publish, temporary_path
+from wm_env.shard import EpisodeRow, Shard, StoreError, appearing_whole, bounds
 from wm_env.vae import VAE, Posterior
 
 _STEP_ARRAYS = ("actions", "tiles", "off_field")
+_BATCH = 512  # images that are read and encoded at a time
 
 
 @dataclass(frozen=True)
@@ -52,41 +54,45 @@ class LatentShard:
     def episodes(
         self, *, held_out: bool = False, mirrored: Callable[[], bool] = lambda: False
     ) -> Iterator[EpisodeLatents]:
-        """The training episodes (or the held-out last one).
+        """The training episodes, or the held-out one; only what is asked for is read.
 
         Each is mirrored when `mirrored()` says so.
+
+        Raises:
+            StoreError: the file is damaged.
         """
-        arrays = load_file(self.path)
-        frame = step = 0
-        for index, row in enumerate(self.rows):
-            frames = slice(frame, frame + row.length + 1)
-            steps = slice(step, step + row.length)
-            frame, step = frames.stop, steps.stop
-            if (index == len(self.rows) - 1) != held_out:
-                continue
-            flip = mirrored()
-            prefix = "mirrored_" if flip else ""
-            actions = arrays["actions"][steps]
-            yield EpisodeLatents(
-                row,
-                arrays[prefix + "mu"][frames],
-                arrays[prefix + "log_sigma"][frames],
-                mirror_action(actions) if flip else actions,
-                arrays["tiles"][steps],
-                arrays["off_field"][steps],
-            )
+        try:
+            with safe_open(self.path, framework="numpy") as file:
+                for index, (row, frames, steps) in enumerate(bounds(self.rows)):
+                    if is_held_out(self.rows, index) != held_out:
+                        continue
+                    flip = mirrored()
+                    prefix = "mirrored_" if flip else ""
+                    actions = file.get_slice("actions")[steps]
+                    yield EpisodeLatents(
+                        row,
+                        file.get_slice(prefix + "mu")[frames],
+                        file.get_slice(prefix + "log_sigma")[frames],
+                        mirror_action(actions) if flip else actions,
+                        file.get_slice("tiles")[steps],
+                        file.get_slice("off_field")[steps],
+                    )
+        except Exception as error:  # safetensors' and the system's kinds
+            raise _damaged(self.path, error) from error
 
 
 def encode_store(shards: list[Shard], vae: VAE, out: Path) -> list[LatentShard]:
-    """Encode every shard; files that this very V made are kept."""
-    out.mkdir(parents=True, exist_ok=True)
+    """Encode every shard into a local folder; files of this very V and these images are kept."""
+    for unfinished in out.glob(".latents-*"):
+        unfinished.unlink(missing_ok=True)
     fingerprint = vae_fingerprint(vae)
     done = []
     with progress_bar("encoding", total=len(shards), unit="shards") as bar:
         for shard in shards:
-            path = out / f"{shard.path.stem.replace('shard', 'latents')}.safetensors"
-            if not (path.exists() and _made_by(path, fingerprint)):
-                _encode_shard(shard, vae, path, fingerprint)
+            path = out / f"{shard.path.stem.replace('shard', 'latents', 1)}.safetensors"
+            made_from = {"vae": fingerprint, "images": shard.manifest["checksums"]["images"]}
+            if not (path.exists() and _made_from(path) == made_from):
+                _encode_shard(shard, vae, path, made_from)
             done.append(LatentShard(path, shard.episodes))
             bar.advance(1, frames=shard.frames)
     return done
@@ -96,7 +102,7 @@ def open_latents(out: Path) -> list[LatentShard]:
     """All latent files in a folder.
 
     Raises:
-        StoreError: when there is none.
+        StoreError: when there is none, or one is damaged.
     """
     paths = sorted(Path(out).glob("latents-*.safetensors"))
     if not paths:
@@ -114,53 +120,57 @@ def vae_fingerprint(vae: VAE) -> str:
     return digest.hexdigest()
 
 
-def _encode_shard(shard: Shard, vae: VAE, path: Path, fingerprint: str) -> None:
-    images = shard.read("images")
-    arrays = {name: np.ascontiguousarray(shard.read(name)) for name in _STEP_ARRAYS}
-    for prefix, seen in (("", images), ("mirrored_", mirror(images))):
-        mu, log_sigma = encode_images(vae, seen)
-        arrays[prefix + "mu"], arrays[prefix + "log_sigma"] = (
-            mu.astype(np.float16),
-            log_sigma.astype(np.float16),
-        )
-    temporary = temporary_path(path)
+def _encode_shard(shard: Shard, vae: VAE, path: Path, made_from: dict[str, str]) -> None:
+    at = (slice(start, start + _BATCH) for start in range(0, shard.frames, _BATCH))
+    encoded = [
+        (*_encode_images(vae, images), *_encode_images(vae, mirror(images)))
+        for images in shard.parts("images", at)
+    ]
+    names = ("mu", "log_sigma", "mirrored_mu", "mirrored_log_sigma")
+    columns = zip(names, zip(*encoded, strict=True), strict=True)
+    arrays = {name: np.concatenate(parts) for name, parts in columns}
+    arrays |= {name: np.ascontiguousarray(shard.read(name)) for name in _STEP_ARRAYS}
     rows = json.dumps([asdict(row) for row in shard.episodes])
-    save_file(arrays, temporary, metadata={"vae": fingerprint, "episodes": rows})
-    publish(temporary, path)
+    with appearing_whole(path) as temporary:
+        save_file(arrays, temporary, metadata={**made_from, "episodes": rows})
 
 
-def _made_by(path: Path, fingerprint: str) -> bool:
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return (file.metadata() or {}).get("vae") == fingerprint
-    except Exception:  # a damaged file is made again
-        return False
-
-
-def _rows(path: Path) -> tuple[EpisodeRow, ...]:
-    with safe_open(path, framework="numpy") as file:
-        return tuple(EpisodeRow(**row) for row in json.loads(file.metadata()["episodes"]))
-
-
-def encode_images(
-    vae: VAE, images: np.ndarray, *, batch: int = 512
-) -> tuple[np.ndarray, np.ndarray]:
-    """Posterior means and log sigmas, float32 [n, z] each, of uint8 images [n, 64, 64, 3]."""
-    parts = []
-    for start in range(0, len(images), batch):
-        block = images[start : start + batch]
-        padded = np.zeros((batch, *block.shape[1:]), np.uint8)  # one shape, one compilation
-        padded[: len(block)] = block
-        posterior = _encode(vae, jnp.asarray(padded))
-        parts.append(
-            (np.asarray(posterior.mu)[: len(block)], np.asarray(posterior.log_sigma)[: len(block)])
-        )
-    return np.concatenate([mu for mu, _ in parts]), np.concatenate(
-        [log_sigma for _, log_sigma in parts]
+def _encode_images(vae: VAE, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Posterior means and log sigmas, float16 [n, z] each, of at most `_BATCH` uint8 images."""
+    padded = np.zeros((_BATCH, *images.shape[1:]), np.uint8)  # one shape, one compilation
+    padded[: len(images)] = images
+    posterior = _encode(vae, jnp.asarray(padded))
+    mu, log_sigma = (
+        np.asarray(part, np.float16)[: len(images)] for part in (posterior.mu, posterior.log_sigma)
     )
+    return mu, log_sigma
 
 
 @eqx.filter_jit
 def _encode(vae: VAE, images: Array) -> Posterior:
     # Sixteen images at a time stay in a CPU's cache, which is a third faster than all at once.
     return jax.lax.map(vae.encode, images, batch_size=16)
+
+
+def _made_from(path: Path) -> dict[str, str]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            found = file.metadata() or {}
+    except Exception:  # a damaged file is made again
+        return {}
+    return {name: text for name, text in found.items() if name != "episodes"}
+
+
+def _rows(path: Path) -> tuple[EpisodeRow, ...]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return tuple(EpisodeRow(**row) for row in json.loads(file.metadata()["episodes"]))
+    except Exception as error:  # safetensors', json's and the system's kinds
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> StoreError:
+    return StoreError(
+        f"latents {path} cannot be read ({error!r}); run `python -m training latents` with that "
+        "--out, which makes damaged files anew."
+    )

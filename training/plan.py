@@ -66,8 +66,9 @@ class ShardPlan:
     def settings(self, config: CollectConfig) -> dict[str, Any]:
         """What a finished shard must have been made with to be this one."""
         chosen = {"driver": self.driver, "first_seed": self.seeds[0], "episodes": len(self.seeds)}
-        chosen["max_steps"] = config.max_steps
-        if self.driver == "on_policy":
-            names = ("world", "controller", "noise")
-            chosen |= {name: getattr(config, name) for name in names}
-        return chosen
+        return {**chosen, "max_steps": config.max_steps, **self.driver_options(config)}
+
+    def driver_options(self, config: CollectConfig) -> dict[str, Any]:
+        """Those of `agents.drivers.make_driver`."""
+        names = ("world", "controller", "noise") if self.driver == "on_policy" else ()
+        return {name: getattr(config, name) for name in names}

@@ -10,12 +10,12 @@ import numpy as np
 
 from wm_env.car_racing import provenance
 from wm_env.preprocess import preprocess
+from wm_env.seeds import refuse_held_out
 from wm_env.shard import Episode, Shard, StorePath, to_path, write_shard
 
 LEAST_STEPS = 150  # 3 s, of which CarRacing zooms in for one
 
-_HELD_OUT = {"choosing": range(100), "judging": range(1000, 1100)}  # controllers
-_DRAWN = (10**7, 10**8)  # far from those, and from the seeds of collections
+_DRAWN = (10**7, 10**8)  # far from held-out seeds, and from those of collections
 
 
 class Recorder(gymnasium.Wrapper):
@@ -66,7 +66,7 @@ class Recorder(gymnasium.Wrapper):
         Raises:
             ValueError: the seed is one on which controllers are chosen or judged.
         """
-        refuse_held_out(seed)
+        refuse_held_out([] if seed is None else [seed])
         self._finish()
         self._seed = int(self._random.integers(*_DRAWN)) if seed is None else seed
         frame, info = self.env.reset(seed=self._seed, options=options)
@@ -113,18 +113,3 @@ class Recorder(gymnasium.Wrapper):
         shard = write_shard(self._store / name, [episode], provenance("gymnasium"))
         if self._on_shard:
             self._on_shard(shard)
-
-
-def refuse_held_out(seed: int | None) -> None:
-    """Let only tracks into the data that no controller is chosen or judged on.
-
-    Raises:
-        ValueError: the seed of such a track.
-    """
-    for purpose, seeds in _HELD_OUT.items():
-        if seed in seeds:
-            raise ValueError(
-                f"seed {seed} is among {seeds[0]}..{seeds[-1]}, which are kept for {purpose} "
-                "controllers and must not be recorded; take another seed, or none to have one "
-                "drawn."
-            )

@@ -1,6 +1,8 @@
-"""Seeds of vector environments."""
+"""Seeds: of vector environments, and those that must stay out of the data."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+HELD_OUT = {"choosing": range(100), "judging": range(1000, 1100)}  # controllers
 
 
 def lane_seeds(seed: int | Sequence[int], num_envs: int) -> list[int]:
@@ -19,3 +21,18 @@ def lane_seeds(seed: int | Sequence[int], num_envs: int) -> list[int]:
             f"{min(seeds, default=None)}; give one number, or one for each lane, none negative."
         )
     return seeds
+
+
+def refuse_held_out(seeds: Iterable[int]) -> None:
+    """Let only tracks into the data that no controller is chosen or judged on.
+
+    Raises:
+        ValueError: the seed of such a track.
+    """
+    for seed in seeds:
+        for purpose, held_out in HELD_OUT.items():
+            if seed in held_out:
+                raise ValueError(
+                    f"seed {seed} is among {held_out[0]}..{held_out[-1]}, which are kept for "
+                    f"{purpose} controllers and must not get into the data; take another seed."
+                )

@@ -108,6 +108,18 @@ def test_a_real_track_scores_the_same_alone_and_among_others(drive):
     assert multiprocessing.active_children() == []
 
 
+@pytest.mark.slow
+def test_a_ray_cluster_scores_as_this_machine_does(drive, ray_of_two_nodes):
+    here = drive([7, 3, 5])
+    there = drive([7, 3, 5], ray=ray_of_two_nodes.address)
+    assert there.returns == here.returns and there.lengths == (12, 12, 12)
+
+
+def test_a_cluster_drives_only_gymnasium(drive):
+    with pytest.raises(ValueError, match="ray is 'auto' with env='dream'"):
+        drive([0], env="dream", ray="auto")
+
+
 def test_envpool_scores_the_same_alone_and_among_others(drive):
     pytest.importorskip("envpool")
     among = drive([7, 3, 5], backend="envpool")

@@ -1,4 +1,4 @@
-"""Made-up episodes, small and all different, for tests of the store and its streams."""
+"""Made-up episodes, small and all different, for tests of shards, the store and its streams."""
 
 import numpy as np
 
@@ -6,11 +6,16 @@ from wm_env.shard import Episode
 
 
 def made_up_episode(
-    seed: int, *, steps: int = 30, driver: str = "track", end: str = "time"
+    seed: int, *, steps: int = 30, driver: str = "heuristic", end: str = "time", plain: bool = False
 ) -> Episode:
-    """An episode whose images carry their own number: pixel (0, 0) is (seed, step, 0)."""
+    """An episode whose images carry their own number: pixel (0, 0) is (seed, step, 0).
+
+    The rest is noise, or of one colour where `plain`, which makes small files.
+    """
     random = np.random.default_rng(seed)
-    images = random.integers(0, 256, (steps + 1, 64, 64, 3), dtype=np.uint8)
+    shape = (steps + 1, 1, 1, 3) if plain else (steps + 1, 64, 64, 3)
+    noise = random.integers(0, 256, shape, dtype=np.uint8)
+    images = np.broadcast_to(noise, (steps + 1, 64, 64, 3)).copy()
     images[:, 0, 0, 0], images[:, 0, 0, 1], images[:, 0, 0, 2] = seed, np.arange(steps + 1), 0
     rewards = np.full(steps, -0.1, np.float32)
     rewards[::3] += 1000.0 / 280

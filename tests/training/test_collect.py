@@ -1,8 +1,10 @@
 """Collection writes what was driven, goes on where it stopped, and refuses to mix plans."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -70,9 +72,99 @@ def test_another_plan_in_the_same_folder_is_refused(store):
         collect(store, other)
 
 
+def test_tracks_that_judge_controllers_stay_out_of_the_data(tmp_path):
+    with pytest.raises(ValueError, match=r"seed 1000 is among 1000\.\.1099.*judging"):
+        collect(tmp_path, replace(SMALL, first_seed=997))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"episodes": {"pilot": 2}}, r"unknown drivers \['pilot'\].*heuristic"),
+        ({"episodes": {"random": -1}}, "0 or more for each driver"),
+        ({"cars": 0}, "cars is 0; expected 1 or more"),
+    ],
+)
+def test_a_bad_plan_is_refused_before_anything_starts(tmp_path, change, told):
+    with pytest.raises(ValueError, match=told):
+        collect(tmp_path / "data", replace(SMALL, **change))
+    assert not (tmp_path / "data").exists()
+
+
 def test_an_unknown_backend_is_named(tmp_path):
     with pytest.raises(ValueError, match="backend is 'carla'"):
         collect(tmp_path, replace(SMALL, backend="carla"))
+
+
+def checksums(shards):
+    return [shard.manifest["checksums"] for shard in shards]
+
+
+def test_what_a_lost_worker_had_in_hand_is_driven_again_and_alike(store, tmp_path, capfd):
+    killed = []
+
+    def kill_once(shard):
+        if not killed:
+            killed.extend(multiprocessing.active_children())
+            for worker in killed:
+                worker.kill()
+
+    shards = collect(tmp_path, replace(SMALL, workers=2), on_shard=kill_once)
+    assert killed and "taken over by another worker" in capfd.readouterr().err
+    assert checksums(shards) == checksums(collect(store, SMALL))
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        path.name for path in store.glob("shard-*")
+    )
+
+
+def test_workers_that_die_at_once_end_the_run_with_the_name_of_the_shard(tmp_path):
+    def kill_all():
+        while not over.wait(0.05):
+            for worker in multiprocessing.active_children():
+                worker.kill()
+
+    over = threading.Event()
+    killer = threading.Thread(target=kill_all)
+    killer.start()
+    try:
+        with pytest.raises(StoreError, match=r"shard 0 .*seeds 100000..100001.* lost 3 times"):
+            collect(tmp_path, SMALL)
+    finally:
+        over.set()
+        killer.join()
+
+
+def test_killed_at_any_moment_it_goes_on_with_what_was_finished(tmp_path):
+    config = replace(SMALL, episodes={"heuristic": 6}, max_steps=40)
+    program = tmp_path / "program.py"
+    program.write_text(
+        "from training.collect import collect; from training.plan import CollectConfig\n"
+        f"if __name__ == '__main__':\n    collect({str(tmp_path / 'data')!r}, {config!r})\n"
+    )
+    root = str(Path(__file__).parents[2])
+    parent = subprocess.Popen(
+        [sys.executable, str(program)], env={**os.environ, "PYTHONPATH": root}
+    )
+    finished = _until(lambda: list((tmp_path / "data").glob("shard-*.zip")), seconds=90)
+    parent.kill()
+    parent.wait()
+    before = {path: path.stat().st_mtime_ns for path in finished}
+    shards = collect(tmp_path / "data", config)
+    assert [len(shard.episodes) for shard in shards] == [2, 2, 2]
+    assert {path: path.stat().st_mtime_ns for path in finished} == before
+    assert not list((tmp_path / "data").glob(".*"))
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_that_loses_a_node_collects_the_same(store, tmp_path, ray_of_two_nodes):
+    kill = iter([ray_of_two_nodes.kill_second_node])
+    shards = collect(
+        (tmp_path / "data").as_uri(),
+        replace(SMALL, ray=ray_of_two_nodes.address),
+        on_shard=lambda shard: next(kill, lambda: None)(),
+    )
+    assert checksums(shards) == checksums(collect(store, SMALL))
+    assert len(list((tmp_path / "data").iterdir())) == len(shards)
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")

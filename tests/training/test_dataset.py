@@ -1,18 +1,31 @@
-"""Streams: held-out data is never trained on, orders resume, windows keep ends and alignment."""
+"""Streams: held-out data is never trained on, orders resume, memory is bounded, ends are kept."""
 
 import itertools
+import threading
+import tracemalloc
 
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from tests.training.episodes import made_up_episode
+from training import dataset, vision
+from training import latents as latents_module
 from training.dataset import ImageStream, WindowStream, held_out_images
-from training.latents import encode_store
+from training.latents import LatentShard, encode_store, open_latents
 from training.store import open_store, shard_path
 from wm_env.preprocess import mirror, mirror_action
-from wm_env.shard import StoreError, write_shard
-from wm_env.vae import VAE
+from wm_env.shard import CHUNK_FRAMES, EpisodeRow, Shard, StoreError, read_shard, write_shard
+from wm_env.vae import VAE, VAEConfig
+
+SMALL = VAEConfig(latent_size=4, encoder_channels=(2,) * 4, decoder_channels=(2,) * 3)
+
+
+@pytest.fixture(autouse=True)
+def small_padding(monkeypatch):
+    """Encodes made-up shards, which are small, in a tenth of the time."""
+    monkeypatch.setattr(latents_module, "_BATCH", 48)
 
 
 @pytest.fixture
@@ -26,7 +39,7 @@ def shards(tmp_path):
 
 @pytest.fixture
 def latents(shards, tmp_path):
-    return encode_store(shards, VAE(key=jax.random.key(0)), tmp_path / "latents")
+    return encode_store(shards, VAE(SMALL, key=jax.random.key(0)), tmp_path / "latents")
 
 
 def _seeds(images):
@@ -39,6 +52,118 @@ def test_training_never_sees_the_last_episode_of_a_shard_and_validation_sees_onl
     held_out = _seeds(held_out_images(shards, 30)[0])
     assert trained == {1, 2, 3, 11, 12, 13, 21, 22, 23}
     assert held_out == {4, 14, 24}
+
+
+@pytest.fixture
+def with_person(shards):
+    """The shards, and one of a single episode, as a person drives it."""
+    path = shards[0].path.with_name("shard-human-20260101.zip")
+    return [*shards, write_shard(path, [made_up_episode(77, driver="human")], {})]
+
+
+def test_v_and_m_hold_out_the_same_episodes_and_train_on_a_persons_only_one(with_person, tmp_path):
+    stream = ImageStream(with_person, batch=16, seed=0).batches()
+    trained = set().union(*(_seeds(batch) for batch in itertools.islice(stream, 40)))
+    held_out = _seeds(held_out_images(with_person, 40)[0])
+    encode_store(with_person, VAE(SMALL, key=jax.random.key(0)), tmp_path / "latents")
+    latents = open_latents(tmp_path / "latents")
+    assert latents[-1].path.name == "latents-human-20260101.safetensors"
+    for ours, kept in ((trained, False), (held_out, True)):
+        episodes = [episode for one in latents for episode in one.episodes(held_out=kept)]
+        assert ours == {episode.row.seed for episode in episodes}
+    assert 77 in trained and held_out == {4, 14, 24}
+
+
+def test_a_store_that_holds_nothing_out_is_named(with_person):
+    with pytest.raises(StoreError, match="no episode is held out"):
+        held_out_images(with_person[-1:], 5)
+
+
+def test_an_epoch_reads_every_training_chunk_once_and_opens_each_file_once_a_pool(
+    shards, monkeypatch
+):
+    monkeypatch.setattr(dataset, "POOL_CHUNKS", 3)
+    read, parts = [], Shard.parts
+
+    def recorded(shard, name, at):
+        at = list(at)
+        read.append((shard.path, [(part.start, part.stop) for part in at]))
+        return parts(shard, name, at)
+
+    monkeypatch.setattr(Shard, "parts", recorded)
+    # Three shards of two chunks, the second cut where the held-out episode begins: two pools.
+    stream, epoch = ImageStream(shards, batch=16, seed=0), []
+    for pool in (2, 3):
+        read.clear()
+        stream._pool(pool)
+        opened = [path for path, _ in read]
+        assert len(set(opened)) == len(opened)
+        epoch += [(path, start, stop) for path, at in read for start, stop in at]
+    ends = {shard.path: list(shard.bounds())[-1][1].start for shard in shards}
+    assert sorted(epoch) == [
+        (path, start, stop)
+        for path, end in ends.items()
+        for start, stop in ((0, CHUNK_FRAMES), (CHUNK_FRAMES, end))
+    ]
+
+
+def test_the_next_pool_is_read_while_one_is_used(shards, monkeypatch):
+    monkeypatch.setattr(dataset, "POOL_CHUNKS", 1)
+    began, go_on, calls, parts = (
+        threading.Event(),
+        threading.Event(),
+        itertools.count(),
+        Shard.parts,
+    )
+
+    def held_up(shard, name, at):
+        if next(calls) == 1:
+            began.set()
+            assert go_on.wait(60)
+        return parts(shard, name, at)
+
+    monkeypatch.setattr(Shard, "parts", held_up)
+    batches = ImageStream(shards, batch=16, seed=0).batches()
+    used = [next(batches)]
+    assert began.wait(60), "reading begins although nobody asks for the second pool"
+    used += [next(batches)]  # and the first is in use before that reading ends
+    assert not go_on.is_set() and len(used) == 2
+    go_on.set()
+    assert len(list(itertools.islice(batches, 3))) == 3
+
+
+def _peak_memory(stream, batches):
+    tracemalloc.start()
+    try:
+        for _ in itertools.islice(stream.batches(), batches):
+            pass
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_image_streams_memory_is_two_pools_however_large_the_store(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "POOL_CHUNKS", 16)
+    pool = 16 * CHUNK_FRAMES * 64 * 64 * 3
+    drive = made_up_episode(1, steps=16 * CHUNK_FRAMES - 1, plain=True)
+    for index in range(6):
+        write_shard(shard_path(tmp_path, index), [drive], {})
+    peaks = {}
+    for count in (2, 6):
+        stream = ImageStream(open_store(tmp_path)[:count], batch=64, seed=0)
+        peaks[count] = _peak_memory(stream, 50)
+    assert peaks[6] < 1.1 * peaks[2]
+    assert 1.5 * pool < peaks[6] < 2 * pool + 6e6  # batches, and chunks being decompressed
+
+
+def test_a_damaged_chunk_met_in_a_stream_is_named(shards):
+    with shards[1].path.open("r+b") as file:
+        file.seek(shards[1].path.stat().st_size // 2)
+        file.write(b"damage")
+    assert len(open_store(shards[1].path.parent)) == 3, "which is not seen without reading"
+    with pytest.raises(StoreError, match="shard-00001.zip is damaged: images"):
+        for _ in itertools.islice(ImageStream(shards, batch=16, seed=0).batches(), 30):
+            pass
 
 
 def test_images_resumed_at_a_step_are_those_of_an_unbroken_run(shards):
@@ -67,6 +192,48 @@ def test_windows_cover_every_step_once_and_keep_the_terminal(latents):
     assert counted == steps and ends == 9
 
 
+def test_windows_resumed_at_a_step_are_those_of_an_unbroken_run(latents):
+    stream = WindowStream(latents, batch=5, length=8, burn_in=4, seed=0, group=2)
+    whole = list(itertools.islice(stream.batches(), 20))
+    for ours, theirs in zip(stream.batches(12), whole[12:], strict=False):
+        jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_too_few_windows_for_a_batch_are_named(latents):
+    stream = WindowStream(latents, batch=64, length=8, burn_in=4, seed=0, held_out=True, group=2)
+    with pytest.raises(StoreError, match="enough held-out windows of 8 steps for one batch of 64"):
+        next(stream.batches())
+
+
+def test_damaged_latents_met_in_a_stream_are_named(latents):
+    path = latents[1].path
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(StoreError, match="latents-00001.safetensors cannot be read.*latents`"):
+        next(WindowStream(latents, batch=2, length=8, burn_in=4, seed=0).batches())
+    with pytest.raises(StoreError, match="latents-00001.safetensors cannot be read"):
+        open_latents(path.parent)
+
+
+def test_the_window_streams_memory_is_two_groups_however_large_the_set(tmp_path):
+    row = EpisodeRow("heuristic", 1, 4000, 0.0, 280, False, False)
+    arrays = {
+        f"{m}{name}": np.zeros((8002, 32), np.float16)
+        for m in ("", "mirrored_")
+        for name in ("mu", "log_sigma")
+    }
+    arrays |= {"actions": np.zeros((8000, 3), np.float32), "tiles": np.zeros(8000, np.uint8)}
+    arrays["off_field"] = np.zeros(8000, bool)
+    save_file(arrays, tmp_path / "latents.safetensors")
+    shard = LatentShard(tmp_path / "latents.safetensors", (row, row))
+    peaks = {}
+    for count in (6, 18):
+        stream = WindowStream([shard] * count, batch=8, length=32, burn_in=8, seed=0, group=3)
+        peaks[count] = _peak_memory(stream, 300)
+    group = 3 * 4001 * 142  # one of two episodes is held out; plain or mirrored is read, not both
+    assert peaks[18] < 1.1 * peaks[6]
+    assert 1.5 * group < peaks[18] < 2 * group + 2e6
+
+
 def test_windows_are_aligned_latent_before_and_after_each_action(latents):
     episodes = {
         (flip, episode.row.seed): episode
@@ -92,7 +259,7 @@ def test_windows_are_aligned_latent_before_and_after_each_action(latents):
 
 
 def test_mirrored_latents_are_encoded_from_mirrored_images(shards, latents):
-    vae = VAE(key=jax.random.key(0))
+    vae = VAE(SMALL, key=jax.random.key(0))
     episode = next(latents[0].episodes(mirrored=lambda: True))
     plain = next(latents[0].episodes())
     image = shards[0].read("images", slice(3, 4))[0]
@@ -101,9 +268,35 @@ def test_mirrored_latents_are_encoded_from_mirrored_images(shards, latents):
     np.testing.assert_array_equal(episode.actions, mirror_action(plain.actions))
 
 
+def test_v_trains_on_each_image_either_plain_or_mirrored(monkeypatch, lenient_dtypes):
+    weights = np.random.default_rng(0).integers(0, 9, (64, 64, 3)).astype(np.float32)
+
+    def seen(vae, image, **_):
+        return 0.0 * vae.from_latent.bias.sum(), {"seen": (weights * image).sum()}
+
+    monkeypatch.setattr(vision, "vision_loss", seen)
+    config = vision.VisionConfig(vae=SMALL, batch=1)
+    step, state, found = vision.make_train_step(config), vision.new_state(config), set()
+    image = made_up_episode(3).images[:1]
+    for seed in range(12):
+        state, metrics = step(state, image, jax.random.key(seed))
+        found.add(int(metrics["seen"]))
+    plain, mirrored = (int((weights * one[0]).sum()) for one in (image, mirror(image)))
+    np.testing.assert_allclose(sorted(found), sorted({plain, mirrored}), rtol=1e-6)
+
+
+def test_latents_of_a_shard_driven_anew_are_made_anew(shards, latents, tmp_path):
+    before = open_latents(tmp_path / "latents")[0].rows
+    write_shard(shards[0].path, [made_up_episode(91), made_up_episode(92)], {})
+    again = [read_shard(shard.path) for shard in shards]
+    encode_store(again, VAE(SMALL, key=jax.random.key(0)), tmp_path / "latents")
+    rows = open_latents(tmp_path / "latents")[0].rows
+    assert [row.seed for row in before] == [1, 2, 3, 4] and [row.seed for row in rows] == [91, 92]
+
+
 def test_latents_of_another_v_are_made_anew_and_of_the_same_v_are_kept(shards, latents, tmp_path):
     before = latents[0].path.stat().st_mtime_ns
-    encode_store(shards, VAE(key=jax.random.key(0)), tmp_path / "latents")
+    encode_store(shards, VAE(SMALL, key=jax.random.key(0)), tmp_path / "latents")
     assert latents[0].path.stat().st_mtime_ns == before
-    encode_store(shards, VAE(key=jax.random.key(1)), tmp_path / "latents")
+    encode_store(shards, VAE(SMALL, key=jax.random.key(1)), tmp_path / "latents")
     assert latents[0].path.stat().st_mtime_ns > before

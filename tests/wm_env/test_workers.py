@@ -55,9 +55,7 @@ def test_leaving_early_stops_the_processes(tmp_path):
 @pytest.mark.slow
 def test_a_node_of_a_ray_cluster_may_die(tmp_path, ray_of_two_nodes):
     jobs, done, killed = list(range(4)), {}, False
-    with closing(
-        run_jobs(work.wait, str(tmp_path), jobs, ray=ray_of_two_nodes.address)
-    ) as events:
+    with closing(run_jobs(work.wait, str(tmp_path), jobs, ray=ray_of_two_nodes.address)) as events:
         for event in events:
             if isinstance(event, Done):
                 done[event.index] = event.result

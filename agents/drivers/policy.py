@@ -1,15 +1,19 @@
-"""A trained controller that fills a dataset: V, M and a linear controller on many real cars."""
+"""A trained controller that fills a dataset: V, M and what drives on them, on many real cars."""
 
+import functools
 import os
+from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, PRNGKeyArray
 
-from agents.drivers import ActionNoise, Actions, Frames, Style
-from agents.linear import LinearController, load_linear
+from agents.drivers.action_noise import ActionNoise, Style
+from agents.drivers.driver import Actions, Frames
+from agents.linear import LinearController, linear_policy, load_linear
 from wm_env.mdn_rnn import Carry
 from wm_env.preprocess import preprocess
+from wm_env.rollouts import Policy
 from wm_env.weights import load_world
 from wm_env.world_model import WorldModel
 
@@ -17,17 +21,21 @@ _BURST_RATE = 0.01  # a step, of a wrong manoeuvre
 
 
 class PolicyDriver:
-    """Drives from raw frames as the controller would, with noise on what it does.
+    """Drives from raw frames as a trained controller would, with noise on what it does.
 
-    The noise is that of TrackDriver, its standard deviation drawn for each car from U(0, noise):
-    without noise the action tells M what the road looks like, and the dream obeys the driver. M's
-    carry follows the action really taken. Lives for one episode a car, like every driver.
+    M learns where the controller errs, and what led there: episodes are stored whole, failures and
+    all. That noise is the heuristic driver's, its standard deviation drawn for each car from
+    U(0, noise): without noise the action tells M what the road looks like, and the dream obeys the
+    driver. M's carry follows the action really taken. Lives for one episode a car.
 
     Args:
         cars: number of cars.
-        seed: of the noise.
+        seed: of the noise and of the policy's keys.
         world: a WorldModel, the path of one, or a shipped name; None is the shipped one.
         controller: a LinearController, the path of one, or a shipped name; None is the shipped one.
+            For another policy its parameters, a pytree of arrays.
+        policy: a function `policy(controller, features, key) -> action` on one car's [z, h], in
+            JAX, as for `wm_env.rollouts.rollout`.
         noise: the largest standard deviation of a car's noise; 0 drives cleanly, without bursts.
 
     Raises:
@@ -41,39 +49,50 @@ class PolicyDriver:
         seed: int,
         *,
         world: WorldModel | str | os.PathLike | None = None,
-        controller: LinearController | str | os.PathLike | None = None,
+        controller: Any = None,
+        policy: Policy = linear_policy,
         noise: float = 0.3,
     ):
         if not noise >= 0.0:
             raise ValueError(f"noise is {noise}; expected a standard deviation of 0 or more.")
         if not isinstance(world, WorldModel):
             world = load_world("carracing" if world is None else world)
-        if not isinstance(controller, LinearController):
+        if policy is linear_policy and not isinstance(controller, LinearController):
             name = "carracing_controller" if controller is None else controller
             controller, _ = load_linear(name, features=world.latent_size + world.hidden_size)
-        self._world, self._controller = world, controller
+        self._world, self._controller, self._policy = world, controller, policy
         style = Style(noise=(0.0, noise), burst_rate=_BURST_RATE if noise > 0.0 else 0.0)
         self._noise = ActionNoise(cars, np.random.default_rng(seed), style)
+        self._key = jax.random.key(seed)
         self._carry = world.mdn_rnn.initial_carries(cars)
         self._before: tuple[Array, Actions] | None = None
 
     def act(self, frames: Frames) -> Actions:
         """Actions [n, 3] for frames [n, 96, 96, 3]."""
+        self._key, key = jax.random.split(self._key)
         z, self._carry, wanted = _drive(
-            self._world, self._controller, self._carry, self._before, preprocess(frames)
+            self._policy,
+            self._world,
+            self._controller,
+            self._carry,
+            self._before,
+            preprocess(frames),
+            key,
         )
         actions = self._noise.disturb(np.asarray(wanted))
         self._before = z, actions
         return actions
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnums=0)
 def _drive(
+    policy: Policy,
     world: WorldModel,
-    controller: LinearController,
+    controller: Any,
     carry: Carry,
     before: tuple[Array, Array] | None,
     images: Array,
+    key: PRNGKeyArray,
 ) -> tuple[Array, Carry, Array]:
     """Latents and carries on seeing `images`, and what the controller wants to do.
 
@@ -82,4 +101,6 @@ def _drive(
     if before is not None:
         carry = jax.vmap(world.mdn_rnn.advance_carry)(*before, carry)
     z = jax.vmap(world.encode)(images)
-    return z, carry, jax.vmap(controller)(jax.vmap(world.features)(z, carry.h))
+    features = jax.vmap(world.features)(z, carry.h)
+    keys = jax.random.split(key, len(images))
+    return z, carry, jax.vmap(policy, in_axes=(None, 0, 0))(controller, features, keys)

@@ -1,0 +1,72 @@
+"""Noise on a driver's actions, without which the action would tell M what the road looks like."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.drivers.driver import HIGH, LOW, Actions
+
+
+@dataclass(frozen=True)
+class Style:
+    """Ranges from which each car draws how it is driven in this episode.
+
+    pace scales the target speed (1 finishes laps at about 910), grip the steering gain, noise the
+    standard deviation of correlated noise on every action, burst_rate the chance a step of a wrong
+    manoeuvre that lasts `burst_steps`, blind the share of these that go straight on at some gas,
+    give_up the chance a step of driving properly no more.
+    """
+
+    pace: tuple[float, float] = (0.6, 1.3)
+    grip: tuple[float, float] = (0.7, 1.8)
+    noise: tuple[float, float] = (0.0, 0.3)
+    burst_rate: float = 0.004
+    burst_steps: tuple[int, int] = (4, 16)
+    blind: float = 0.0
+    give_up: float = 0.0
+
+
+class ActionNoise:
+    """Correlated noise on actions and bursts of wrong ones, each car drawing its own size of both.
+
+    The noise is AR(1) with a standard deviation drawn from U(*style.noise), scaled to each action,
+    and a memory of 0, 0.6 or 0.9.
+
+    Attributes:
+        gone: bool [n], the cars that have given up by now.
+    """
+
+    def __init__(self, cars: int, random: np.random.Generator, style: Style):
+        self._random, self._style = random, style
+        self._sigma = random.uniform(*style.noise, (cars, 1)) * np.array([1.0, 0.6, 0.5])
+        self._memory = random.choice([0.0, 0.6, 0.9], (cars, 1))
+        self._noise = np.zeros((cars, 3))
+        self._burst = np.zeros((cars, 3))
+        self._burst_left = np.zeros(cars, np.int64)
+        self.gone = np.zeros(cars, bool)
+
+    def disturb(self, actions: NDArray[np.floating]) -> Actions:
+        """The actions [n, 3] with the next step's noise, within their ranges."""
+        actions = actions + self._next_noise()
+        self._start_bursts()
+        actions = np.where((self._burst_left > 0)[:, None], self._burst, actions)
+        return np.clip(actions, LOW, HIGH).astype(np.float32)
+
+    def _next_noise(self) -> NDArray[np.float64]:
+        fresh = self._random.normal(size=self._noise.shape) * self._sigma
+        self._noise = self._memory * self._noise + np.sqrt(1.0 - self._memory**2) * fresh
+        return self._noise
+
+    def _start_bursts(self) -> None:
+        cars = len(self.gone)
+        self.gone |= self._random.random(cars) < self._style.give_up
+        self._burst_left -= 1
+        starts = (self._burst_left <= 0) & (self._random.random(cars) < self._style.burst_rate)
+        steps = self._random.integers(*self._style.burst_steps, cars)
+        wrong = self._random.uniform([-1.0, 0.0, -1.0], [1.0, 1.0, 1.0], (cars, 3))
+        blind = self._random.random(cars) < self._style.blind
+        straight = wrong * [0.15, 0.4, 0.0] + [0.0, 0.2, 0.0]
+        fresh = np.where(blind[:, None], straight, wrong)
+        self._burst_left = np.where(starts, steps, self._burst_left)
+        self._burst = np.where(starts[:, None], fresh, self._burst)

@@ -1,0 +1,49 @@
+"""Drivers that look at nothing and act by chance."""
+
+import numpy as np
+
+from agents.drivers.driver import HIGH, LOW, Actions, Frames
+
+
+class RandomDriver:
+    """Independent uniform actions, half of them gas against brake: the car crawls a little.
+
+    M learns what the world looks like from the start, and single actions. The random policy of Ha &
+    Schmidhuber (2018) is another in their code: a linear controller of small random weights a
+    rollout, which drives on at about half gas. Source: hardmaru/WorldModelsExperiments,
+    carracing/extract.py.
+    """
+
+    def __init__(self, cars: int, seed: int):
+        self._random = np.random.default_rng(seed)
+        self._cars = cars
+
+    def act(self, frames: Frames) -> Actions:
+        """Actions [n, 3]; the frames are not looked at."""
+        return self._random.uniform(LOW, HIGH, (self._cars, 3)).astype(np.float32)
+
+
+class BrownianDriver:
+    """A smooth random walk over actions, reflected at its bounds.
+
+    M learns the car itself: grass, spinning, rolling and standing still. Steering takes steps of
+    0.14 = sqrt(dt) at 50 frames/s, as in ctallec/world-models, utils/misc.py. Brake and gas walk in
+    smaller steps, and beyond zero, which clips them: brake rests most of the time, since held at
+    half, where independent walks within the action's range have it on average, it stops the car.
+    The seed project (Sha01in/world-models-jax) first walked in steps of 0.1 and pushed gas up where
+    it fell below 0.2 (data_collection.py), later averaged uniform actions, a = 0.9 a + 0.1 u
+    (scripts/data_collection/data_collection_random_parallel.py), which settles at half gas against
+    half brake and hardly steers.
+    """
+
+    def __init__(self, cars: int, seed: int):
+        self._random = np.random.default_rng(seed)
+        self._walk = self._random.uniform([-0.3, 0.0, -0.8], [0.3, 0.9, 0.0], (cars, 3))
+
+    def act(self, frames: Frames) -> Actions:
+        """Actions [n, 3]; the frames are not looked at."""
+        self._walk += self._random.normal(scale=[0.14, 0.08, 0.08], size=self._walk.shape)
+        low, high = np.array([-1.0, -0.2, -1.0]), np.array([1.0, 1.0, 0.6])
+        self._walk = np.where(self._walk > high, 2 * high - self._walk, self._walk)
+        self._walk = np.where(self._walk < low, 2 * low - self._walk, self._walk)
+        return np.clip(self._walk, LOW, HIGH).astype(np.float32)
