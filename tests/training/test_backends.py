@@ -1,0 +1,66 @@
+"""Gymnasium's cars and EnvPool's give the same data: to V, and to a controller.
+
+Both tests draw the same number of tracks on each side; the tracks of one seed differ.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from agents.linear import linear_policy, load_linear
+from training.driving import drive
+from training.plan import CollectConfig, ShardPlan
+from wm_env import evaluate, load_world
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def _envpool():
+    pytest.importorskip("envpool")
+
+
+def squared_errors(vae, backend, *, driver="heuristic", seeds=range(300_000, 300_016), steps=300):
+    """V's squared error, summed over pixels, of every frame of an episode on each track."""
+    driving = drive(
+        ShardPlan(0, driver, seeds), CollectConfig(max_steps=steps, backend=backend, cars=16)
+    )
+    while True:
+        try:
+            next(driving)
+        except StopIteration as end:
+            episodes = end.value
+            break
+    error = jax.jit(jax.vmap(lambda image: _squared_error(vae, image)))
+    return [np.asarray(error(jnp.asarray(episode.images))) for episode in episodes]
+
+
+def _squared_error(vae, image):
+    decoded = vae.decode(vae.encode(image).mu)
+    return jnp.sum(jnp.square(decoded - image.astype(jnp.float32) / 255.0))
+
+
+def test_v_of_envpool_frames_sees_gymnasium_frames_as_well_as_its_own():
+    vae = load_world().vae  # trained on EnvPool's frames alone
+    means = {
+        backend: np.concatenate(squared_errors(vae, backend)).mean()
+        for backend in ("envpool", "gymnasium")
+    }
+    print(means)
+    assert means["gymnasium"] == pytest.approx(means["envpool"], rel=0.1)
+
+
+def test_a_controller_scores_the_same_on_envpool_and_gymnasium_within_noise():
+    controller, _ = load_linear("carracing_controller", features=288)
+    scores = {
+        backend: evaluate(
+            linear_policy, controller, seeds=range(2000, 2016), backend=backend, progress=False
+        )
+        for backend in ("envpool", "gymnasium")
+    }
+    difference = scores["envpool"].mean - scores["gymnasium"].mean
+    noise = np.hypot(*(score.ci95 / 1.96 for score in scores.values()))
+    print({backend: (score.mean, score.std) for backend, score in scores.items()}, noise)
+    assert abs(difference) < 3.0 * noise
+    assert noise < 60.0  # so that the line above says something
