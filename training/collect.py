@@ -19,7 +19,8 @@ from training.store import clean_unfinished, shard_path
 from wm_env.car_racing import provenance
 from wm_env.progress import Bar, progress_bar
 from wm_env.seeds import refuse_held_out
-from wm_env.shard import Shard, StoreError, read_shard, to_path, write_shard
+from wm_env.shard import Shard, read_shard, write_shard
+from wm_env.storage import StoreError, to_path
 from wm_env.workers import Done, JobLostError, Progress, run_jobs
 
 

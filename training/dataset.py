@@ -18,7 +18,8 @@ import numpy as np
 from training.latents import EpisodeLatents, LatentShard
 from training.store import is_held_out
 from wm_env.preprocess import IMAGE_SHAPE
-from wm_env.shard import CHUNK_FRAMES, Shard, StoreError
+from wm_env.shard import CHUNK_FRAMES, Shard
+from wm_env.storage import StoreError
 
 POOL_CHUNKS = 96  # 96 * 64 * 12,288 bytes = 75 MB
 

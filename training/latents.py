@@ -22,7 +22,8 @@ from safetensors.numpy import save_file
 from training.store import is_held_out
 from wm_env.preprocess import mirror, mirror_action
 from wm_env.progress import progress_bar
-from wm_env.shard import EpisodeRow, Shard, StoreError, appearing_whole, bounds
+from wm_env.shard import EpisodeRow, Shard, bounds
+from wm_env.storage import StoreError, appearing_whole
 from wm_env.vae import VAE, Posterior
 
 _STEP_ARRAYS = ("actions", "tiles", "off_field")

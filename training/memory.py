@@ -178,7 +178,7 @@ def fit_memory(
     stream = partial(
         WindowStream, shards, length=config.length, burn_in=config.burn_in, seed=config.seed
     )
-    held_out = next(stream(batch=min(32, len(shards)), held_out=True, group=len(shards)).batches())
+    held_out = next(stream(batch=min(32, len(shards)), held_out=True, group=96).batches())
     evaluate = eqx.filter_jit(batch_loss)
 
     def validate(state: MemoryState) -> dict[str, float]:

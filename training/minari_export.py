@@ -19,7 +19,8 @@ from training.store import open_store
 from wm_env.preprocess import IMAGE_SHAPE
 from wm_env.progress import progress_bar
 from wm_env.real import make_real
-from wm_env.shard import CHUNK_FRAMES, Episode, Shard, StoreError
+from wm_env.shard import CHUNK_FRAMES, Episode, Shard
+from wm_env.storage import StoreError
 
 UNKNOWN_SEED = -1  # of an episode whose dataset does not tell
 

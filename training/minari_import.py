@@ -12,15 +12,8 @@ from wm_env.dream import ACTION_HIGH, ACTION_LOW
 from wm_env.preprocess import FRAME_SHAPE, IMAGE_SHAPE, preprocess
 from wm_env.progress import progress_bar
 from wm_env.reward import recover_track_tiles
-from wm_env.shard import (
-    Episode,
-    Shard,
-    StoreError,
-    StorePath,
-    read_shard,
-    to_path,
-    write_shard,
-)
+from wm_env.shard import Episode, Shard, read_shard, write_shard
+from wm_env.storage import StoreError, StorePath, to_path
 
 
 def import_minari(

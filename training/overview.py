@@ -16,7 +16,8 @@ from rich.table import Table
 from training.store import open_store
 from wm_env.progress import progress_bar
 from wm_env.rendering import contact_sheet, text_image
-from wm_env.shard import FORMAT_VERSION, EpisodeRow, Shard, StorePath, appearing_whole, to_path
+from wm_env.shard import FORMAT_VERSION, EpisodeRow, Shard
+from wm_env.storage import StorePath, appearing_whole, to_path
 
 BINS = 9
 ACTIONS = {"steer": (-1.0, 1.0), "gas": (0.0, 1.0), "brake": (0.0, 1.0)}  # and their ranges

@@ -28,7 +28,8 @@ from training.presets import Preset
 from training.starts import assemble_world
 from training.store import open_store
 from training.vision import fit_vision, load_vision
-from wm_env.shard import Shard, StoreError, to_path
+from wm_env.shard import Shard
+from wm_env.storage import StoreError, to_path
 from wm_env.weights import save_world
 
 _PACKAGES = ("jax", "equinox", "optax", "gymnasium", "gymnax", "evosax", "numpy", "zarr")

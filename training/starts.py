@@ -34,11 +34,16 @@ def start_states(
     per_shard = -(-middle // len(shards)) * 2
     for index in order:
         episodes = list(shards[index].episodes(mirrored=lambda: bool(random.random() < 0.5)))
-        firsts += [episode.mu[0] for episode in episodes]
+        firsts += [
+            episode.mu[0].copy() for episode in episodes
+        ]  # of their arrays nothing else stays
         moments = [(episode, at) for episode in episodes for at in _moments_on_the_road(episode)]
         for chosen in random.permutation(len(moments))[:per_shard]:
             episode, at = moments[chosen]
-            middles.append((episode.mu[at - BURN_IN : at + 1], episode.actions[at - BURN_IN : at]))
+            steps = slice(at - BURN_IN, at)
+            middles.append(
+                (episode.mu[at - BURN_IN : at + 1].copy(), episode.actions[steps].copy())
+            )
     if not middles:  # a tiny or hopeless set: begin in the middle where others begin an episode
         middles = [(np.repeat(firsts[0][None], BURN_IN + 1, 0), np.zeros((BURN_IN, 3), np.float32))]
     first_rows = random.permutation(len(firsts))[:first]

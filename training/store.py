@@ -9,7 +9,8 @@ import sys
 from collections.abc import Sequence
 from typing import Literal
 
-from wm_env.shard import EpisodeRow, Shard, StoreError, StorePath, read_shard, to_path
+from wm_env.shard import EpisodeRow, Shard, read_shard
+from wm_env.storage import StoreError, StorePath, to_path
 
 
 def shard_path(store: StorePath, index: int) -> StorePath:
@@ -65,5 +66,5 @@ def is_held_out(rows: Sequence[EpisodeRow], index: int) -> bool:
 
 def clean_unfinished(store: str | StorePath) -> None:
     """Remove the temporary files that a killed run left behind."""
-    for path in to_path(store).glob(".shard-*"):
+    for path in to_path(store).glob(".shard-[0-9]*"):  # not what a person drives meanwhile
         path.unlink(missing_ok=True)

@@ -15,17 +15,11 @@ row for each episode (driver, seed, length, return, number of track tiles N). Ev
 CRC-32, which each read checks; none may be missing.
 """
 
-import contextlib
-import functools
 import hashlib
 import json
-import os
-import tempfile
-import uuid
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -35,6 +29,7 @@ from zarr.storage import ZipStore
 
 from wm_env.preprocess import IMAGE_SHAPE
 from wm_env.reward import is_off_field
+from wm_env.storage import StoreError, StorePath, appearing_whole, local_copy
 
 FORMAT, FORMAT_VERSION = "wm_env.store", 2
 CHUNK_FRAMES = 64  # 64 * 12,288 bytes: the unit that is read, decompressed and shuffled
@@ -42,12 +37,7 @@ STEP_ARRAYS = ("actions", "rewards", "tiles", "off_field", "terminated", "trunca
 _DTYPES = {"images": "uint8", "actions": "float32", "rewards": "float32", "tiles": "uint8"}
 _SHAPES = {"images": IMAGE_SHAPE, "actions": (3,)}
 _ZSTD = ZstdCodec(level=3)
-StorePath = Any  # a pathlib.Path, or universal_pathlib's UPath, which has its methods but is none
 _REMEDY = "delete the file and run the same collection again: it fills the gap."
-
-
-class StoreError(ValueError):
-    """A store or shard that cannot be used: the message names it, what is wrong and what to do."""
 
 
 @dataclass(frozen=True)
@@ -171,27 +161,6 @@ def _layout(rows: Sequence[EpisodeRow]) -> dict[str, tuple[tuple[int, ...], str,
     return layout
 
 
-def to_path(where: str | StorePath) -> StorePath:
-    """A folder or file by its name: a pathlib path, or for a URL (`s3://…`) one of fsspec.
-
-    The latter is universal_pathlib's, which has the methods of pathlib.
-
-    Raises:
-        StoreError: a URL, and universal_pathlib is not installed.
-    """
-    if "://" not in str(where):
-        return Path(where)
-    try:
-        from upath import UPath
-    except ImportError:
-        raise StoreError(
-            f"{where} is a URL, which needs universal_pathlib: `uv sync --extra ray`, and the "
-            "fsspec package of that protocol (for s3:// it is s3fs)."
-        ) from None
-    path = UPath(where)
-    return Path(path.path) if path.protocol == "file" else path
-
-
 def write_shard(path: StorePath, episodes: Sequence[Episode], provenance: dict[str, Any]) -> Shard:
     """Write a group of episodes as one shard, which appears at `path` whole."""
     rows = tuple(_row(episode) for episode in episodes)
@@ -262,56 +231,6 @@ def checksum(pieces: Iterable[np.ndarray]) -> str:
     for piece in pieces:
         digest.update(np.ascontiguousarray(piece).data)
     return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def appearing_whole(path: StorePath) -> Iterator[Path]:
-    """A local file to write, which gets the name `path` when the block ends without an error.
-
-    A kill leaves the old state or the new, and at most a hidden `.NAME.…` beside it.
-    """
-    hidden = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
-    if isinstance(path, Path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield hidden
-            with open(hidden, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(hidden, path)
-        finally:
-            hidden.unlink(missing_ok=True)
-        return
-    with tempfile.TemporaryDirectory(prefix="wm_env-") as folder:
-        local = Path(folder) / path.name
-        yield local
-        path.fs.makedirs(path.parent.path, exist_ok=True)
-        path.fs.put_file(str(local), hidden.path)
-        path.fs.mv(hidden.path, path.path)
-
-
-def local_copy(path: StorePath) -> Path:
-    """The file itself, or a copy of a remote one, fetched once a process: shards never change.
-
-    Raises:
-        StoreError: it cannot be fetched.
-    """
-    if isinstance(path, Path):
-        return path
-    copy = Path(_copies().name) / hashlib.sha256(str(path).encode()).hexdigest()
-    if not copy.exists():
-        try:
-            with appearing_whole(copy) as temporary:
-                path.fs.get_file(path.path, str(temporary))
-        except Exception as error:  # each kind of storage has its own
-            raise StoreError(
-                f"{path} cannot be fetched ({error!r}); is it still there, and within reach?"
-            ) from error
-    return copy
-
-
-@functools.cache
-def _copies() -> tempfile.TemporaryDirectory:
-    return tempfile.TemporaryDirectory(prefix="wm_env-shards-")  # removed when the process ends
 
 
 def read_shard(path: StorePath) -> Shard:

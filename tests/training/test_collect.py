@@ -16,7 +16,7 @@ from training.collect import collect
 from training.plan import CollectConfig
 from wm_env.car_racing import make_car_racing_vector
 from wm_env.preprocess import preprocess
-from wm_env.shard import StoreError
+from wm_env.storage import StoreError
 
 SMALL = CollectConfig(
     episodes={"heuristic": 3, "brownian": 2}, cars=2, max_steps=12, backend="gymnasium", workers=1

@@ -16,7 +16,8 @@ from training.dataset import ImageStream, WindowStream, held_out_images
 from training.latents import LatentShard, encode_store, open_latents
 from training.store import open_store, shard_path
 from wm_env.preprocess import mirror, mirror_action
-from wm_env.shard import CHUNK_FRAMES, EpisodeRow, Shard, StoreError, read_shard, write_shard
+from wm_env.shard import CHUNK_FRAMES, EpisodeRow, Shard, read_shard, write_shard
+from wm_env.storage import StoreError
 from wm_env.vae import VAE, VAEConfig
 
 SMALL = VAEConfig(latent_size=4, encoder_channels=(2,) * 4, decoder_channels=(2,) * 3)

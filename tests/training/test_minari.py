@@ -23,7 +23,8 @@ from training.minari_import import import_minari  # noqa: E402
 from training.store import open_store, shard_path  # noqa: E402
 from wm_env.preprocess import preprocess  # noqa: E402
 from wm_env.real import make_real  # noqa: E402
-from wm_env.shard import Episode, StoreError, write_shard  # noqa: E402
+from wm_env.shard import Episode, write_shard  # noqa: E402
+from wm_env.storage import StoreError  # noqa: E402
 
 ID = "carracing/made-up-v0"
 RAW = gymnasium.spaces.Box(0, 255, (96, 96, 3), np.uint8)

@@ -10,7 +10,8 @@ from tests.training.episodes import made_up_episode
 from training import overview
 from training.overview import bars, histograms, run_data, survey
 from training.store import open_store, shard_path
-from wm_env.shard import StoreError, write_shard
+from wm_env.shard import write_shard
+from wm_env.storage import StoreError
 
 PROVENANCE = {
     "environment": "CarRacing-v3",

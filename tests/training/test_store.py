@@ -4,7 +4,8 @@ import pytest
 
 from tests.training.episodes import made_up_episode
 from training.store import clean_unfinished, is_held_out, open_store, shard_path
-from wm_env.shard import StoreError, to_path, write_shard
+from wm_env.shard import write_shard
+from wm_env.storage import StoreError, to_path
 
 
 @pytest.fixture(params=["plain", "file", "memory", "local"])

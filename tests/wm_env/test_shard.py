@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.training.episodes import made_up_episode
-from wm_env.shard import STEP_ARRAYS, StoreError, checksum, read_shard, to_path, write_shard
+from wm_env.shard import STEP_ARRAYS, checksum, read_shard, write_shard
+from wm_env.storage import StoreError, to_path
 
 ARRAYS = ("images", *STEP_ARRAYS)
 
