@@ -59,7 +59,7 @@ def collection_rows(store: Path, *, quick: bool = False) -> tuple[list[Row], lis
     """
     config = CollectConfig()
     steps = 1000 if config.backend == "envpool" else 250
-    each = 1 if quick else 2
+    each = 1 if quick else 4
     drivers = ("heuristic", "recovery")
     config = replace(
         config,
@@ -84,7 +84,7 @@ _HAS_PSS = os.path.exists("/proc/self/smaps_rollup")
 
 
 @contextlib.contextmanager
-def peak_memory(workers: int, *, every: float = 0.5) -> Iterator[Callable[[], float]]:
+def peak_memory(workers: int, *, every: float = 5.0) -> Iterator[Callable[[], float]]:
     """Gives what, after the block, tells the peak memory of this process and its descendants in GB.
 
     Their proportional set size, sampled `every` so many seconds: a page that several processes

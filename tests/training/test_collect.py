@@ -43,6 +43,12 @@ def test_collection_fills_the_plan_with_every_driver(store):
         shard.verify()
 
 
+def test_workers_that_collect_import_no_jax():
+    program = "import sys, training.collect; assert 'jax' not in sys.modules"
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=root)
+
+
 def test_finished_shards_are_never_rewritten(store):
     before = {path.name: path.stat().st_mtime_ns for path in store.glob("shard-*")}
     collect(store, SMALL)
