@@ -101,7 +101,7 @@ class Data:
 class Export:
     """Make a Minari dataset of a store."""
 
-    dataset: str  # its id, as carracing/laptop-v0
+    dataset: tyro.conf.Positional[str]  # its id, as carracing/laptop-v0
     store: str = "runs/laptop/data"  # a folder or any URL of fsspec
     author: str | None = None
     damaged: Literal["refuse", "skip"] = "refuse"  # what to do about a damaged shard
@@ -111,7 +111,7 @@ class Export:
 class Import:
     """Add a local Minari dataset of CarRacing to a store."""
 
-    dataset: str  # its id
+    dataset: tyro.conf.Positional[str]  # its id
     store: str = "runs/minari/data"  # a folder or any URL of fsspec
 
 

@@ -113,7 +113,7 @@ class _CollectionProgress:
         self._bar.move_to(
             self._episodes + sum(episodes for episodes, _ in self._in_hand.values()),
             frames=self._frames + sum(frames for _, frames in self._in_hand.values()),
-            note=f"mean return {np.mean(self._returns):.0f}" if self._returns else "",
+            note=f"return {np.mean(self._returns):.0f}" if self._returns else "",
         )
 
 

@@ -10,7 +10,6 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
@@ -51,11 +50,11 @@ def progress_bar(
     """
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=12),  # all of it fits into 80 columns
         MofNCompleteColumn(),
         TextColumn(unit),
-        TimeElapsedColumn(),
         TimeRemainingColumn(),
+        TextColumn("left"),
         TextColumn("{task.fields[note]}"),
     )
     console = Console(stderr=True)
