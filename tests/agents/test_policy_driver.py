@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agents import policy_driver
 from agents.drivers import make_driver
+from agents.drivers import policy as policy_module
 from agents.drivers.policy import PolicyDriver
 from agents.linear import LinearController
 from wm_env.preprocess import preprocess
@@ -107,14 +107,14 @@ def test_what_a_car_does_depends_on_its_own_frames_alone(world, controller):
 
 
 def test_another_world_compiles_nothing_anew(world, random_world, controller):
-    before = policy_driver._drive._cache_size()
+    before = policy_module._drive._cache_size()
     for each in (world, random_world(4)):
         driver = PolicyDriver(3, 0, world=each, controller=controller, noise=0.1)
         driver.act(FRAMES[0])
         driver.act(FRAMES[1])
-        compiled = policy_driver._drive._cache_size()
+        compiled = policy_module._drive._cache_size()
         driver.act(FRAMES[2])
-        assert policy_driver._drive._cache_size() == compiled
+        assert policy_module._drive._cache_size() == compiled
     assert compiled - before <= 2  # the first frame, which nothing precedes, and all others
 
 
