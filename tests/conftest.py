@@ -79,11 +79,12 @@ def lenient_dtypes():
 
 
 @pytest.fixture
-def ray_of_two_nodes():
+def ray_of_two_nodes(monkeypatch):
     """A Ray cluster on this machine, a core a node: `.address` and `.kill_second_node()`."""
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # 15 starves on a machine that is busy
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     second = cluster.add_node(num_cpus=1)
     cluster.kill_second_node = lambda: cluster.remove_node(second, allow_graceful=False)

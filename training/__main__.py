@@ -148,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         print(
-            "stopped; what was finished is kept, and the same command goes on from there",
+            "stopped; what was finished is kept, and a stage goes on from there",
             file=sys.stderr,
         )
         return 130

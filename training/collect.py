@@ -5,10 +5,10 @@ worker, any machine and any later run would write the same driving. Hence a lost
 shard that it had in hand and no more: another drives that again.
 """
 
-import os
+import sys
 from collections.abc import Callable, Generator
 from contextlib import closing
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,18 +16,20 @@ from agents.drivers import DRIVERS
 from training.driving import drive
 from training.plan import CollectConfig, ShardPlan
 from training.store import clean_unfinished, shard_path
-from wm_env.car_racing import provenance
+from wm_env.car_racing import BACKENDS, provenance
+from wm_env.jobs import Done, JobLostError, Progress
 from wm_env.progress import Bar, progress_bar
 from wm_env.seeds import refuse_held_out
 from wm_env.shard import Shard, read_shard, write_shard
-from wm_env.storage import StoreError, to_path
-from wm_env.workers import Done, JobLostError, Progress, run_jobs
+from wm_env.storage import StoreError, StorePath, to_path
+from wm_env.workers import run_jobs
 
 
 def collect(
-    store: str | os.PathLike,
+    store: str | StorePath,
     config: CollectConfig,
     *,
+    damaged: Literal["refuse", "skip"] = "refuse",
     on_shard: Callable[[Shard], None] | None = None,
 ) -> list[Shard]:
     """Fill a store up to the plan; shards that are there are kept and never rewritten.
@@ -35,6 +37,7 @@ def collect(
     Args:
         store: a folder or any URL that fsspec knows; workers on other machines must see it too.
         config: what to collect.
+        damaged: "refuse" a shard whose manifest is damaged, or "skip" it and drive it anew.
         on_shard: called with each shard that gets finished.
 
     Returns:
@@ -49,16 +52,11 @@ def collect(
     folder, plan = to_path(store), config.plan()
     folder.mkdir(parents=True, exist_ok=True)
     clean_unfinished(folder)
-    there = {path.name for path in folder.glob("shard-*.zip")}
-    done = {
-        one.index: _same_plan(read_shard(shard_path(folder, one.index)), one, config)
-        for one in plan
-        if shard_path(folder, one.index).name in there
-    }
+    done = _finished(folder, plan, config, damaged)
     missing = [one for one in plan if one.index not in done]
     jobs = run_jobs(
         collect_shard,
-        (str(folder), config),
+        (folder, config),
         missing,
         processes=config.workers,
         ray=config.ray,
@@ -86,6 +84,26 @@ def collect(
         finally:
             clean_unfinished(folder)
     return [done[one.index] for one in plan]
+
+
+def _finished(
+    folder: StorePath, plan: list[ShardPlan], config: CollectConfig, damaged: str
+) -> dict[int, Shard]:
+    """The shards of the plan that are there, by number."""
+    done, there = {}, {path.name for path in folder.glob("shard-*.zip")}
+    for one in plan:
+        path = shard_path(folder, one.index)
+        if path.name not in there:
+            continue
+        try:
+            shard = read_shard(path)
+        except StoreError as error:
+            if damaged == "refuse":
+                raise
+            print(f"driven anew: {error}", file=sys.stderr)
+            continue
+        done[one.index] = _same_plan(shard, one, config)
+    return done
 
 
 class _CollectionProgress:
@@ -125,6 +143,8 @@ def _check(config: CollectConfig) -> None:
         raise ValueError(
             f"episodes is {config.episodes}; expected a number of 0 or more for each driver."
         )
+    if config.backend not in BACKENDS:
+        raise ValueError(f"backend is {config.backend!r}; expected one of {', '.join(BACKENDS)}.")
     refuse_held_out(seed for one in config.plan() for seed in one.seeds)
     unknown = set(config.episodes) - set(DRIVERS)
     if unknown:
@@ -151,10 +171,10 @@ def _visible(shard: Shard) -> Shard:
 
 
 def collect_shard(
-    shared: tuple[str, CollectConfig], plan: ShardPlan
+    shared: tuple[StorePath, CollectConfig], plan: ShardPlan
 ) -> Generator[tuple[float, int], None, Shard]:
     """In a worker: drive and write a shard; yields its share that is driven, and frames so far."""
-    store, config = shared
+    folder, config = shared
     episodes = yield from drive(plan, config)
     made_by = {**provenance(config.backend), "plan": plan.settings(config)}
-    return write_shard(shard_path(to_path(store), plan.index), episodes, made_by)
+    return write_shard(shard_path(folder, plan.index), episodes, made_by)

@@ -96,6 +96,8 @@ def encode_store(shards: list[Shard], vae: VAE, out: Path) -> list[LatentShard]:
                 _encode_shard(shard, vae, path, made_from)
             done.append(LatentShard(path, shard.episodes))
             bar.advance(1, frames=shard.frames)
+    for left_over in set(out.glob("latents-*.safetensors")) - {latents.path for latents in done}:
+        left_over.unlink()  # of shards that are not in the store now: M must not learn from them
     return done
 
 

@@ -34,7 +34,7 @@ def export_minari(
     description: str | None = None,
     damaged: Literal["refuse", "skip"] = "refuse",
 ) -> Path:
-    """Make a Minari dataset of a store, without loss; it appears whole or not at all.
+    """Make a Minari dataset of a store's episodes, without loss; it appears whole or not at all.
 
     Args:
         store: a folder of shards, or the URL of one.

@@ -1,6 +1,7 @@
 """Minari datasets of CarRacing, this project's or another's, added to a store."""
 
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from wm_env.dream import ACTION_HIGH, ACTION_LOW
 from wm_env.preprocess import FRAME_SHAPE, IMAGE_SHAPE, preprocess
 from wm_env.progress import progress_bar
 from wm_env.reward import recover_track_tiles
+from wm_env.seeds import is_held_out
 from wm_env.shard import Episode, Shard, read_shard, write_shard
 from wm_env.storage import StoreError, StorePath, to_path
 
@@ -35,7 +37,13 @@ def import_minari(
             continuous actions, or a shard of this name holds something else.
     """
     dataset = _load(dataset_id)
-    indices = dataset.episode_indices.tolist()
+    metadata = dataset.storage.get_episode_metadata(dataset.episode_indices)
+    seeds = [one.get("seed", UNKNOWN_SEED) for one in metadata]
+    known = zip(dataset.episode_indices.tolist(), seeds, strict=True)
+    indices = [index for index, seed in known if not is_held_out(int(seed))]
+    if len(indices) < len(seeds):
+        left_out = len(seeds) - len(indices)
+        print(f"left out: {left_out} episodes on tracks kept for controllers", file=sys.stderr)
     groups = [
         indices[begin : begin + episodes_per_shard]
         for begin in range(0, len(indices), episodes_per_shard)

@@ -37,7 +37,7 @@ _PACKAGES = ("jax", "equinox", "optax", "gymnasium", "gymnax", "evosax", "numpy"
 
 def run_collect(preset: Preset, out: Path) -> list[Shard]:
     """Fill `data/`."""
-    return collect(_store(preset, out), preset.collect)
+    return collect(_store(preset, out), preset.collect, damaged=preset.damaged)
 
 
 def run_vision(preset: Preset, out: Path) -> None:

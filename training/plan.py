@@ -66,7 +66,13 @@ class ShardPlan:
     def settings(self, config: CollectConfig) -> dict[str, Any]:
         """What a finished shard must have been made with to be this one."""
         chosen = {"driver": self.driver, "first_seed": self.seeds[0], "episodes": len(self.seeds)}
-        return {**chosen, "max_steps": config.max_steps, **self.driver_options(config)}
+        chosen |= {"max_steps": config.max_steps, "backend": config.backend}
+        if self.driver == "on_policy":
+            from wm_env.weights import checksum_of  # brings JAX, which the others do without
+
+            names = (config.world or "carracing", config.controller or "carracing_controller")
+            chosen |= {"noise": config.noise, "weights": [checksum_of(name) for name in names]}
+        return chosen
 
     def driver_options(self, config: CollectConfig) -> dict[str, Any]:
         """Those of `agents.drivers.make_driver`."""

@@ -6,6 +6,7 @@ a new environment and single-threaded programs: what a seed scores depends on no
 
 import functools
 import pickle
+import sys
 import time
 from collections.abc import Generator
 from contextlib import closing
@@ -16,10 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from wm_env.episodes import Episode, act
+from wm_env.jobs import Done, JobLostError, Lost
 from wm_env.real import make_real
 from wm_env.rollouts import Policy
-from wm_env.workers import Done, JobLostError, run_jobs
+from wm_env.workers import run_jobs
 from wm_env.world_model import WorldModel
+
+_PATIENCE = 600.0  # seconds: policies of any size are compiled meanwhile
 
 
 class EvaluationError(RuntimeError):
@@ -46,11 +50,15 @@ def drive_gymnasium(
             process dies again and again.
     """
     task = _pickled(policy, policy_params, world, options)
-    with closing(run_jobs(_drive, task, seeds, processes=processes, ray=ray)) as events:
+    jobs = run_jobs(_drive, task, seeds, processes=processes, ray=ray, patience=_PATIENCE)
+    with closing(jobs) as events:
         try:
             for event in events:
                 if isinstance(event, Done):
                     yield event.index, event.result
+                elif isinstance(event, Lost):
+                    told = f"seed {seeds[event.index]} is driven again: {event.reason}"
+                    print(told, file=sys.stderr)
         except JobLostError as error:
             raise EvaluationError(
                 f"the episode of seed {seeds[error.index]} could not be driven: {error} A mean "

@@ -1,4 +1,4 @@
-"""Jobs spread over the cores of a Ray cluster; wm_env/workers.py says what a job is.
+"""Jobs spread over the cores of a Ray cluster; wm_env/jobs.py says what a job is.
 
 Every node needs this project in the same environment and at the same path, and sees the same files:
 a shared folder or a URL. Source: Ray's streaming generators (docs.ray.io, "Dynamic generators").
@@ -13,17 +13,8 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
-from wm_env.workers import (
-    Attempts,
-    Done,
-    Event,
-    Progress,
-    Work,
-    WorkersError,
-    enter_environment,
-    pack,
-    signs,
-)
+from wm_env.jobs import Attempts, Done, Event, Progress, Work, WorkersError, pack, signs
+from wm_env.worker_process import enter_environment
 
 
 def run_on_ray(
@@ -78,7 +69,10 @@ class _Streams:
 
     def listen(self) -> Iterator[tuple[int, str, Any]]:
         """Messages of the next second: a job's number, kind and value."""
-        ready, _ = self._ray.wait(list(self.running), timeout=1.0, fetch_local=False)
+        streams = list(self.running)
+        self._ray.wait(streams, timeout=1.0, fetch_local=False)
+        # All that are ready now: the wait above tells of one.
+        ready, _ = self._ray.wait(streams, num_returns=len(streams), timeout=0, fetch_local=False)
         now = time.monotonic()
         for stream in ready:
             self._heard[stream] = now
@@ -100,7 +94,8 @@ class _Streams:
         except StopIteration:
             return "lost", "its worker ended without a result"
         except self._ray.exceptions.RayError as error:  # the worker or its node died
-            return "lost", f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            cause = getattr(error, "cause", None) or error
+            return "lost", f"{type(cause).__name__}: {str(cause).strip().splitlines()[-1]}"
 
     def cancel(self, stream: Any) -> None:
         """Stop a job, whatever it is at."""

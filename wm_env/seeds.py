@@ -36,3 +36,8 @@ def refuse_held_out(seeds: Iterable[int]) -> None:
                     f"seed {seed} is among {held_out[0]}..{held_out[-1]}, which are kept for "
                     f"{purpose} controllers and must not get into the data; take another seed."
                 )
+
+
+def is_held_out(seed: int) -> bool:
+    """Whether controllers are chosen or judged on the track of that seed."""
+    return any(seed in held_out for held_out in HELD_OUT.values())

@@ -31,10 +31,11 @@ def to_path(where: str | StorePath) -> StorePath:
         from upath import UPath
     except ImportError:
         raise StoreError(
-            f"{where} is a URL, which needs universal_pathlib: `uv sync --extra ray`, and the "
+            f"{where} is a URL, which needs universal_pathlib: `uv sync --extra url`, and the "
             "fsspec package of that protocol (for s3:// it is s3fs)."
         ) from None
-    path = UPath(where)
+    # Listings that a process remembers lack what others write meanwhile.
+    path = UPath(where, use_listings_cache=False)
     return Path(path.path) if path.protocol == "file" else path
 
 

@@ -119,6 +119,20 @@ def load_controller(
     return tensors, provenance
 
 
+def checksum_of(path_or_shipped_name: str | os.PathLike) -> str:
+    """The checksum that a file of weights says it has, without reading the weights.
+
+    Raises:
+        WeightsError: there is no such file, or it is none of ours.
+    """
+    path = _resolve(path_or_shipped_name)
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return (file.metadata() or {})["checksum"]
+    except (safetensors.SafetensorError, KeyError, OSError) as error:
+        raise WeightsError(f"{path}: not a file of weights ({error!r}).") from error
+
+
 def shipped_names() -> list[str]:
     """Names of the weights that come with the package."""
     return sorted(path.stem for path in ASSETS.glob(f"*{_SUFFIX}"))

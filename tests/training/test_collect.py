@@ -1,7 +1,10 @@
 """Collection writes what was driven, goes on where it stopped, and refuses to mix plans."""
 
+import contextlib
 import multiprocessing
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -44,7 +47,13 @@ def test_collection_fills_the_plan_with_every_driver(store):
 
 
 def test_workers_that_collect_import_no_jax():
-    program = "import sys, training.collect; assert 'jax' not in sys.modules"
+    program = (
+        "import sys; from training.plan import CollectConfig, ShardPlan\n"
+        "from training.collect import collect_shard, drive\n"
+        "plan = ShardPlan(0, 'heuristic', range(100000, 100001))\n"
+        "list(drive(plan, CollectConfig(max_steps=3, backend='gymnasium')))\n"
+        "assert 'jax' not in sys.modules\n"
+    )
     root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", program], check=True, cwd=root)
 
@@ -116,7 +125,9 @@ def test_what_a_lost_worker_had_in_hand_is_driven_again_and_alike(store, tmp_pat
                 worker.kill()
 
     shards = collect(tmp_path, replace(SMALL, workers=2), on_shard=kill_once)
-    assert killed and "taken over by another worker" in capfd.readouterr().err
+    told = capfd.readouterr().err
+    assert killed and "taken over by another worker" in told
+    assert "frames/s" in told and "return " in told and "left" in told
     assert checksums(shards) == checksums(collect(store, SMALL))
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         path.name for path in store.glob("shard-*")
@@ -161,16 +172,55 @@ def test_killed_at_any_moment_it_goes_on_with_what_was_finished(tmp_path):
     assert not list((tmp_path / "data").glob(".*"))
 
 
-@pytest.mark.slow
-def test_a_ray_cluster_that_loses_a_node_collects_the_same(store, tmp_path, ray_of_two_nodes):
-    kill = iter([ray_of_two_nodes.kill_second_node])
-    shards = collect(
-        (tmp_path / "data").as_uri(),
-        replace(SMALL, ray=ray_of_two_nodes.address),
-        on_shard=lambda shard: next(kill, lambda: None)(),
+def test_ctrl_c_stops_at_once_and_leaves_no_half_shard(tmp_path):
+    command = "collect --episodes heuristic 64 --backend gymnasium --workers 2 --store".split()
+    parent = subprocess.Popen(
+        [sys.executable, "-m", "training", *command, str(tmp_path)],
+        cwd=Path(__file__).parents[2],
+        stderr=subprocess.PIPE,
     )
+    workers = _until(lambda: _spawned_by(parent.pid), seconds=60)
+    time.sleep(3.0)  # they drive by then
+    parent.send_signal(signal.SIGINT)
+    _, told = parent.communicate(timeout=30)
+    assert parent.returncode == 130 and b"stopped" in told
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_shard_is_refused_or_driven_anew_as_asked(store, tmp_path, capfd):
+    shutil.copytree(store, tmp_path / "data")
+    hurt = sorted((tmp_path / "data").glob("shard-*"))[1]
+    hurt.write_bytes(hurt.read_bytes()[:-100])
+    with pytest.raises(StoreError, match=hurt.name):
+        collect(tmp_path / "data", SMALL)
+    shards = collect(tmp_path / "data", SMALL, damaged="skip")
+    assert hurt.name in capfd.readouterr().err
     assert checksums(shards) == checksums(collect(store, SMALL))
-    assert len(list((tmp_path / "data").iterdir())) == len(shards)
+
+
+def test_what_a_shard_was_made_with_is_compared():
+    plan = replace(SMALL, episodes={"on_policy": 2}).plan()[0]
+    settings = plan.settings(SMALL)
+    assert settings["backend"] == "gymnasium" and len(set(settings["weights"])) == 2
+    other = plan.settings(replace(SMALL, world="carracing", controller="carracing_controller"))
+    assert other == settings
+    assert plan.settings(replace(SMALL, noise=0.1)) != settings
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_that_loses_a_node_collects_the_same(tmp_path, ray_of_two_nodes, capfd):
+    config = replace(SMALL, episodes={"heuristic": 8}, max_steps=400, workers=2)
+    # When both nodes are at their second shards.
+    killer = threading.Timer(1.0, ray_of_two_nodes.kill_second_node)
+    shards = collect(
+        (tmp_path / "there").as_uri(),
+        replace(config, ray=ray_of_two_nodes.address),
+        on_shard=lambda shard: None if killer.ident else killer.start(),
+    )
+    assert "taken over by another worker" in capfd.readouterr().err
+    assert checksums(shards) == checksums(collect(tmp_path / "here", config))
+    assert len(list((tmp_path / "there").iterdir())) == len(shards)
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
@@ -195,9 +245,11 @@ def test_workers_end_when_the_collecting_process_is_killed(tmp_path):
 def _spawned_by(parent):
     """Worker processes of `parent`, once there are two."""
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    spawned = [
-        child for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
-    ]
+    spawned = []
+    for child in children:
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                spawned.append(child)
     return spawned if len(spawned) == 2 else []
 
 

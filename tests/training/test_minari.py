@@ -49,8 +49,8 @@ def driven(seed, *, driver="track", **options):
 def store(tmp_path):
     """Two shards: three episodes of two drivers, and two that end off the field."""
     groups = [
-        [driven(1), driven(2, steps=7), driven(3, driver="blind")],
-        [driven(4, end="off_field"), driven(5, steps=70, end="off_field")],
+        [driven(101), driven(102, steps=7), driven(103, driver="blind")],
+        [driven(104, end="off_field"), driven(105, steps=70, end="off_field")],
     ]
     for index, group in enumerate(groups):
         write_shard(shard_path(tmp_path / "store", index), group, {"backend": "made up"})
@@ -102,7 +102,7 @@ def test_an_export_tells_minari_what_it_is(store, root):
 def test_minari_reads_the_episodes_of_an_export(store):
     export_minari(store, ID)
     dataset = minari.load_dataset(ID)
-    read, original = dataset[4], driven(5, steps=70, end="off_field")
+    read, original = dataset[4], driven(105, steps=70, end="off_field")
     np.testing.assert_array_equal(read.observations, original.images)
     np.testing.assert_array_equal(read.actions, original.actions)
     np.testing.assert_array_equal(read.rewards, original.rewards)
@@ -115,7 +115,7 @@ def test_an_export_keeps_seed_driver_and_track_tiles_of_each_episode(store):
     metadata = minari.load_dataset(ID).storage.get_episode_metadata(range(5))
     kept = [(one["seed"], one["driver"], one["track_tiles"], one["backend"]) for one in metadata]
     assert kept == [
-        (seed, "blind" if seed == 3 else "track", 280, "made up") for seed in range(1, 6)
+        (seed, "blind" if seed == 103 else "track", 280, "made up") for seed in range(101, 106)
     ]
 
 
@@ -129,7 +129,7 @@ def test_an_export_is_compressed(store):
 
 def test_minari_adds_to_an_export(store):
     export_minari(store, ID)
-    more = driven(9)
+    more = driven(109)
     minari.load_dataset(ID).update_dataset_from_buffer(
         [
             EpisodeBuffer(
@@ -318,7 +318,7 @@ def test_an_import_goes_on_where_it_stopped(store, tmp_path):
     second.path.unlink()
     again = import_minari(ID, tmp_path / "back", episodes_per_shard=3)
     assert [shard.path for shard in again] == [first.path, second.path]
-    assert [row.seed for row in again[1].episodes] == [4, 5]
+    assert [row.seed for row in again[1].episodes] == [104, 105]
     assert first.path.stat().st_mtime_ns == kept
 
 
@@ -355,3 +355,11 @@ def test_without_minari_the_extra_is_named(store, monkeypatch):
     monkeypatch.setitem(sys.modules, "minari", None)
     with pytest.raises(StoreError, match="uv sync --extra minari"):
         export_minari(store, ID)
+
+
+def test_episodes_on_tracks_kept_for_controllers_are_left_out(tmp_path, capsys):
+    write_shard(shard_path(tmp_path / "store", 0), [driven(7), driven(107)], {"backend": "made up"})
+    export_minari(tmp_path / "store", ID)
+    (shard,) = import_minari(ID, tmp_path / "back")
+    assert [row.seed for row in shard.episodes] == [107]
+    assert "left out: 1 episodes" in capsys.readouterr().err

@@ -58,7 +58,7 @@ def test_arrow_keys_stand_for_carracings_actions(world, tmp_path):
     weights.save_world(world, tmp_path / "world.safetensors")
     env = play.make(play.PlayConfig(world=str(tmp_path / "world.safetensors")))
     actions = play.keys_to_action()
-    assert len(actions) == 3 * 2 * 2 - 1
+    assert len(actions) == 2**4 - 1
     assert all(action in env.action_space for action in actions.values())
     left_and_gas = tuple(sorted((pygame.K_LEFT, pygame.K_UP)))
     np.testing.assert_array_equal(actions[left_and_gas], np.float32([-1.0, 1.0, 0.0]))
