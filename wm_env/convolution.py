@@ -80,8 +80,7 @@ class ConvTranspose2x(eqx.Module):
             image = x.reshape(1, channels) @ kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
             image = image.reshape(size, size, out)
         else:
-            # What lies between input and output is large: the narrower form is the faster one.
-            blocks = (_paint if 4 * out < channels else _gather)(x, _blocked(kernel))
+            blocks = _transpose_convolve(x, _blocked(kernel))
             rows, columns, _ = blocks.shape
             image = blocks.reshape(rows, columns, 2, 2, out).transpose(0, 2, 1, 3, 4)
             image = image.reshape(2 * rows, 2 * columns, out)
@@ -111,28 +110,23 @@ def _convolve(
     return features.reshape(rows, columns, out)
 
 
-def _gather(
+def _transpose_convolve(
     x: Float[Array, "h w c"], kernel: Float[Array, "k k c out"]
 ) -> Float[Array, "h2 w2 out"]:
-    """Transposed convolution with stride 1: each output pixel gathers what is painted on it."""
-    edge = kernel.shape[0] - 1
-    return _convolve(jnp.pad(x, ((edge, edge), (edge, edge), (0, 0))), kernel[::-1, ::-1])
+    """Transposed convolution with stride 1: gather along rows, one matmul, paint along columns.
 
-
-def _paint(
-    x: Float[Array, "h w c"], kernel: Float[Array, "k k c out"]
-) -> Float[Array, "h2 w2 out"]:
-    """Transposed convolution with stride 1: one matmul, whose pieces are shifted and added."""
+    Gathering both ways would make k * k copies of the input before the matmul, painting both ways
+    k * k pieces of the output after it: half and half there are only k of each.
+    """
     size, _, channels, out = kernel.shape
-    height, width, _ = x.shape
-    painted = x.reshape(-1, channels) @ kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
-    # split, not indexing: its gradient is one concatenation instead of size^2 padded sums.
-    pieces = jnp.split(painted.reshape(height, width, -1), size * size, axis=-1)
-    shifts = itertools.product(range(size), repeat=2)
+    height, width, edge = x.shape[0], x.shape[1] + size - 1, size - 1
+    padded = jnp.pad(x, ((0, 0), (edge, edge), (0, 0)))
+    patches = jnp.concatenate([padded[:, j : j + width] for j in range(size)], axis=-1)
+    rows = kernel[:, ::-1].transpose(1, 2, 0, 3).reshape(size * channels, size * out)
+    painted = (patches.reshape(height * width, -1) @ rows).reshape(height, width, -1)
+    # split, not indexing: its gradient is one concatenation instead of k padded sums.
+    pieces = jnp.split(painted, size, axis=-1)
     return sum(
-        (
-            jnp.pad(piece, ((i, size - 1 - i), (j, size - 1 - j), (0, 0)))
-            for (i, j), piece in zip(shifts, pieces, strict=True)
-        ),
-        start=jnp.zeros((height + size - 1, width + size - 1, out), x.dtype),
+        (jnp.pad(piece, ((i, edge - i), (0, 0), (0, 0))) for i, piece in enumerate(pieces)),
+        start=jnp.zeros((height + edge, width, out), x.dtype),
     )
