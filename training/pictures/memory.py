@@ -1,0 +1,42 @@
+"""All pictures of M, of few enough episodes to be done in seconds."""
+
+from pathlib import Path
+
+from training.latents import LatentShard
+from training.pictures.calibration import calibration_curves
+from training.pictures.dreams import open_loop_dreams
+from training.pictures.foretelling import world_of
+from training.pictures.held_out import held_out_drives, held_out_episodes
+from training.pictures.moments import debug_grid
+from training.pictures.tiles import tiles_along
+from wm_env.mdn_rnn import MDNRNN
+from wm_env.shard import Shard
+from wm_env.vae import VAE
+
+
+def memory_pictures(
+    vae: VAE,
+    mdn_rnn: MDNRNN,
+    shards: list[Shard],
+    latent_shards: list[LatentShard],
+    out: Path,
+    *,
+    drives: int = 4,
+    episodes: int = 48,
+) -> None:
+    """Write M's pictures of held-out episodes into a folder.
+
+    `dreams.png`, `tiles.png` and a `debug_grid-DRIVER.png` of `drives` of them, each of another
+    driver where possible; `calibration.png` of at most `episodes`.
+
+    Raises:
+        StoreError: the latents are of other shards, none is held out, or a file is damaged.
+    """
+    world = world_of(vae, mdn_rnn)
+    shown = held_out_drives(shards, latent_shards, drives)
+    open_loop_dreams(world, shown, out / "dreams.png")
+    tiles_along(world, [drive.episode for drive in shown], out / "tiles.png")
+    for drive in shown:
+        row = drive.episode.row
+        debug_grid(world, drive, out / f"debug_grid-{row.driver}-{row.seed}.png")
+    calibration_curves(world, held_out_episodes(latent_shards, episodes), out / "calibration.png")
