@@ -19,11 +19,16 @@ class Stage:
     damaged: Literal["refuse", "skip"] = "refuse"  # what to do about a damaged shard
     backend: Literal["gymnasium", "envpool"] | None = None  # EnvPool where it is installed
     workers: int | None = None  # processes that collect; one a core unless told
+    distributed: bool = False  # fit as one of several processes, see training/devices.py
 
     def run(self, name: str) -> Any:
         """Run the stage of that name in `training.pipeline`."""
         from dataclasses import fields, replace
 
+        if self.distributed:  # before the imports below, some of which compute
+            from training.devices import join_hosts
+
+            join_hosts()
         from training import pipeline
         from training.plan import CollectConfig
         from training.presets import PRESETS

@@ -1,6 +1,8 @@
 """Fitting M: what happens next, given the latent that the driver saw and what it did."""
 
-from dataclasses import asdict, dataclass
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -10,9 +12,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
+from safetensors import safe_open
 
 from training.dataset import Windows, WindowStream
-from training.fit import fit
+from training.devices import is_first, own_share, wait_for_all
+from training.fit import FitConfig, adam, data_name, fit
 from training.latents import LatentShard
 from wm_env import mdn
 from wm_env.checkpoint import load_checkpoint, save_checkpoint
@@ -21,7 +25,7 @@ from wm_env.world_model import Z_LIMIT
 
 
 @dataclass(frozen=True)
-class MemoryConfig:
+class MemoryConfig(FitConfig):
     """How M is fitted.
 
     M sees the posterior means, as the driver does, plus noise of standard deviation `latent_noise`,
@@ -40,13 +44,12 @@ class MemoryConfig:
     own_shares: tuple[float, ...] = (0.0, 0.3, 0.6)
     tiles_weight: float = 10.0
     off_field_weight: float = 10.0
-    batch: int = 128
     length: int = 100
     burn_in: int = 20
     steps: int = 4000
     learning_rate: float = 1.5e-3
-    clip: float = 1.0
-    seed: int = 0
+    warm_up: int = 50
+    every: int = 50
 
 
 class MemoryState(NamedTuple):
@@ -131,25 +134,16 @@ def memory_loss(
     return loss, parts
 
 
-def _optimizer(config: MemoryConfig) -> optax.GradientTransformation:
-    warm = min(50, config.steps // 10)
-    rate = optax.warmup_cosine_decay_schedule(
-        0.0, config.learning_rate, warm, config.steps, config.learning_rate * 0.02
-    )
-    return optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(rate))
-
-
 def new_state(config: MemoryConfig, mdn_rnn: MDNRNN | None = None) -> MemoryState:
     """A fresh M (or one to fine-tune) with a fresh optimizer."""
     mdn_rnn = mdn_rnn or MDNRNN(config.mdn_rnn, key=jax.random.key(config.seed))
-    return MemoryState(mdn_rnn, _optimizer(config).init(eqx.filter(mdn_rnn, eqx.is_array)))
+    return MemoryState(mdn_rnn, adam(config).init(eqx.filter(mdn_rnn, eqx.is_array)))
 
 
-def fit_memory(
-    shards: list[LatentShard], config: MemoryConfig, out: Path, *, begin_from: MDNRNN | None = None
-) -> MDNRNN:
-    """Fit M on latents; resumes from `out/checkpoint.safetensors`, leaves metrics in `out`."""
-    optimizer = _optimizer(config)
+def make_batch_loss(
+    config: MemoryConfig,
+) -> Callable[[MDNRNN, Windows, Array], tuple[Array, dict[str, Array]]]:
+    """`batch_loss(mdn_rnn, windows [b, ...], key)`: the mean loss of a step, and its parts."""
 
     def batch_loss(mdn_rnn: MDNRNN, windows: Windows, key: Array) -> tuple[Array, dict[str, Array]]:
         keys = jax.random.split(key, len(windows.z))
@@ -159,48 +153,70 @@ def fit_memory(
         count = jnp.maximum(windows.weight.sum(), 1.0)
         return losses.sum() / count, jax.tree.map(lambda part: part.sum() / count, parts)
 
+    return batch_loss
+
+
+def make_train_step(
+    config: MemoryConfig,
+) -> Callable[[MemoryState, Windows, Array], tuple[MemoryState, dict[str, Array]]]:
+    """`train_step(state, windows [b, ...], key)`, compiled. The state that goes in is used up."""
+    optimizer = adam(config)
+    gradient_of = eqx.filter_value_and_grad(make_batch_loss(config), has_aux=True)
+
     @eqx.filter_jit(donate="all-except-first")
     def train_step(
         windows: Windows, state: MemoryState, key: Array
     ) -> tuple[MemoryState, dict[str, Array]]:
-        (loss, parts), gradient = eqx.filter_value_and_grad(batch_loss, has_aux=True)(
-            state.mdn_rnn, windows, key
-        )
+        (loss, parts), gradient = gradient_of(state.mdn_rnn, windows, key)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer)
-        return MemoryState(eqx.apply_updates(state.mdn_rnn, updates), optimizer_state), {
-            "loss": loss,
-            **parts,
-        }
+        mdn_rnn = eqx.apply_updates(state.mdn_rnn, updates)
+        return MemoryState(mdn_rnn, optimizer_state), {"loss": loss, **parts}
 
-    state, start = new_state(config, begin_from), 0
-    if (out / "checkpoint.safetensors").exists():
-        state, start = load_checkpoint(state, out / "checkpoint.safetensors", asdict(config))
-    stream = partial(
-        WindowStream, shards, length=config.length, burn_in=config.burn_in, seed=config.seed
-    )
-    held_out = next(stream(batch=min(32, len(shards)), held_out=True, group=96).batches())
-    evaluate = eqx.filter_jit(batch_loss)
+    return lambda state, windows, key: train_step(windows, state, key)
 
-    def validate(state: MemoryState) -> dict[str, float]:
-        loss, parts = evaluate(state.mdn_rnn, held_out, jax.random.key(1))
+
+def fit_memory(
+    shards: list[LatentShard], config: MemoryConfig, out: Path, *, begin_from: MDNRNN | None = None
+) -> MDNRNN:
+    """Fit M on latents; goes on from `out/checkpoint.safetensors`.
+
+    Leaves `mdn_rnn.safetensors` and metrics in `out`. `begin_from` is used up.
+    """
+    stream = partial(WindowStream, length=config.length, burn_in=config.burn_in, seed=config.seed)
+    validating = min(32, sum(len(shard.rows) > 1 for shard in shards))  # those that hold one out
+    held_out = next(stream(shards, batch=max(1, validating), held_out=True, group=96).batches())
+    batch_loss = make_batch_loss(config)
+    evaluate = jax.jit(lambda mdn_rnn, windows: batch_loss(mdn_rnn, windows, jax.random.key(1)))
+
+    def validate(mdn_rnn: MDNRNN) -> dict[str, float]:
+        loss, parts = evaluate(mdn_rnn, held_out)
         return {"loss": float(loss), **{name: float(value) for name, value in parts.items()}}
 
-    state = fit(
+    def batches(step: int) -> Iterator[Windows]:
+        share = config.batch // jax.process_count()
+        return stream(own_share(shards), batch=share).batches(step)
+
+    mdn_rnn = fit(
         "M",
-        state,
-        lambda state, windows, key: train_step(windows, state, key),
-        stream(batch=config.batch).batches(start),
-        steps=config.steps,
-        start=start,
+        new_state(config, begin_from),
+        make_train_step(config),
+        batches,
+        validate,
+        config=config,
+        data=data_name([_mark(shard) for shard in shards]),
         out=out,
-        config=asdict(config),
-        key=jax.random.key(config.seed + 1),
-        examples_a_batch=config.batch * config.length,
-        validate=validate,
-        every=50,
+        unit=config.length,
     )
-    save_checkpoint(state.mdn_rnn, config.steps, out / "mdn_rnn.safetensors")
-    return state.mdn_rnn
+    if is_first():
+        save_checkpoint(mdn_rnn, config.steps, out / "mdn_rnn.safetensors")
+    wait_for_all("M is written")
+    return mdn_rnn
+
+
+def _mark(shard: LatentShard) -> str:
+    """What a latent file was made from: the V and the images."""
+    with safe_open(shard.path, framework="numpy") as file:
+        return json.dumps(file.metadata(), sort_keys=True)
 
 
 def load_memory(config: MemoryConfig, out: Path) -> MDNRNN:

@@ -21,8 +21,10 @@ import jax
 
 from agents import evolve
 from training.collect import collect
+from training.devices import is_first
 from training.latents import LatentShard, encode_store, open_latents
 from training.memory import fit_memory, load_memory
+from training.pictures import memory_pictures
 from training.plan import CollectConfig
 from training.presets import Preset
 from training.starts import assemble_world
@@ -42,7 +44,9 @@ def run_collect(preset: Preset, out: Path) -> list[Shard]:
 
 def run_vision(preset: Preset, out: Path) -> None:
     """Fit V on `data/`."""
-    fit_vision(_all_shards(preset, out), preset.vision, out / "vision")
+    # Not what rounds of the loop added: a second run must find the data of the first.
+    shards = open_store(_store(preset, out), damaged=preset.damaged)
+    fit_vision(shards, preset.vision, out / "vision")
 
 
 def run_latents(preset: Preset, out: Path) -> list[LatentShard]:
@@ -61,7 +65,17 @@ def run_memory(preset: Preset, out: Path) -> Path:
     """Fit M on `latents/` and write the world."""
     latents = open_latents(out / "latents")
     fit_memory(latents, preset.memory, out / "memory")
+    if is_first():
+        _picture_memory(preset, out, latents)
     return write_world(preset, out, latents, memory=out / "memory", path=out / "world.safetensors")
+
+
+def _picture_memory(preset: Preset, out: Path, latents: list[LatentShard]) -> None:
+    vae, mdn_rnn = (
+        load_vision(preset.vision, out / "vision"),
+        load_memory(preset.memory, out / "memory"),
+    )
+    memory_pictures(vae, mdn_rnn, open_store(_store(preset, out)), latents, out / "memory")
 
 
 def run_evolve(preset: Preset, out: Path) -> Path:

@@ -3,8 +3,8 @@
 The loss is the squared error plus beta times the KL divergence.
 """
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +16,9 @@ import optax
 from jaxtyping import Array, Float, UInt8
 
 from training.dataset import ImageStream, held_out_images
-from training.fit import fit
-from training.pictures import reconstructions
+from training.devices import is_first, own_share, wait_for_all
+from training.fit import FitConfig, adam, data_name, fit
+from training.pictures import vision_pictures
 from wm_env.checkpoint import load_checkpoint, save_checkpoint
 from wm_env.preprocess import mirror
 from wm_env.shard import Shard
@@ -25,20 +26,17 @@ from wm_env.vae import VAE, VAEConfig
 
 
 @dataclass(frozen=True)
-class VisionConfig:
+class VisionConfig(FitConfig):
     """How V is fitted.
 
     beta 0.1 without tolerance, not the paper's KL tolerance of 0.5 a dimension: its posterior was
-    mostly noise, and controllers evolved on it did not transfer. The learning rate falls to zero
-    along a cosine.
+    mostly noise, and controllers evolved on it did not transfer.
     """
 
     vae: VAEConfig = VAEConfig()
     beta: float = 0.1
-    batch: int = 128
     steps: int = 2600
-    learning_rate: float = 1e-3
-    seed: int = 0
+    clip: float = 200.0
     bfloat16: bool = False
     group: int = 32  # of images whose gradient is computed at once on a CPU: fits its caches
 
@@ -73,18 +71,10 @@ def vision_loss(
     return error + beta * kl, {"squared_error": error, "kl": kl, "sigma": sigma}
 
 
-def _optimizer(config: VisionConfig) -> optax.GradientTransformation:
-    warm = min(100, config.steps // 10)
-    rate = optax.warmup_cosine_decay_schedule(
-        0.0, config.learning_rate, warm, config.steps, config.learning_rate * 0.02
-    )
-    return optax.chain(optax.clip_by_global_norm(200.0), optax.adam(rate))
-
-
 def new_state(config: VisionConfig) -> VisionState:
     """A fresh V with its optimizer."""
     vae = VAE(config.vae, key=jax.random.key(config.seed))
-    return VisionState(vae, _optimizer(config).init(eqx.filter(vae, eqx.is_array)))
+    return VisionState(vae, adam(config).init(eqx.filter(vae, eqx.is_array)))
 
 
 def make_batch_loss(
@@ -109,7 +99,7 @@ def make_train_step(
 
     The state that goes in is used up.
     """
-    optimizer = _optimizer(config)
+    optimizer = adam(config)
     gradient_of = eqx.filter_value_and_grad(make_batch_loss(config), has_aux=True)
     group = config.group if jax.default_backend() == "cpu" else config.batch
 
@@ -123,6 +113,10 @@ def make_train_step(
         keys = jax.random.split(key_sample, len(images))
         groups = len(images) // group if len(images) % group == 0 else 1
 
+        def grouped(array: Array) -> Array:
+            # Every group takes from everywhere, so that each has a share of every device's part.
+            return array.reshape(-1, groups, *array.shape[1:]).swapaxes(0, 1)
+
         def add(gradient: VAE, part: tuple[Array, Array]) -> tuple[VAE, dict[str, Array]]:
             (loss, parts), more = gradient_of(state.vae, *part)
             return jax.tree.map(jnp.add, gradient, more), {"loss": loss, **parts}
@@ -130,7 +124,7 @@ def make_train_step(
         gradient, metrics = jax.lax.scan(
             add,
             jax.tree.map(jnp.zeros_like, eqx.filter(state.vae, eqx.is_array)),
-            (images.reshape(groups, -1, *images.shape[1:]), keys.reshape(groups, -1)),
+            (grouped(images), grouped(keys)),
         )
         gradient = jax.tree.map(lambda sum_: sum_ / groups, gradient)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer)
@@ -141,38 +135,40 @@ def make_train_step(
 
 
 def fit_vision(shards: list[Shard], config: VisionConfig, out: Path) -> VAE:
-    """Fit V on a store; resumes from `out/checkpoint.safetensors`.
+    """Fit V on a store; goes on from `out/checkpoint.safetensors`.
 
-    Leaves metrics and pictures in `out`.
+    Leaves `vae.safetensors`, metrics and pictures in `out`.
     """
-    state, start = new_state(config), 0
-    if (out / "checkpoint.safetensors").exists():
-        state, start = load_checkpoint(state, out / "checkpoint.safetensors", asdict(config))
     held_out, drivers = held_out_images(shards, 256)
-    evaluate = eqx.filter_jit(make_batch_loss(config))
-    keys = jax.random.split(jax.random.key(1), len(held_out))
+    batch_loss = make_batch_loss(config)
 
-    def validate(state: VisionState) -> dict[str, float]:
-        loss, parts = evaluate(state.vae, jnp.asarray(held_out), keys)
+    @jax.jit
+    def evaluate(vae: VAE, images: Array) -> tuple[Array, dict[str, Array]]:
+        return batch_loss(vae, images, jax.random.split(jax.random.key(1), len(images)))
+
+    def validate(vae: VAE) -> dict[str, float]:
+        loss, parts = evaluate(vae, held_out)
         return {"loss": float(loss), **{name: float(value) for name, value in parts.items()}}
 
-    state = fit(
+    def batches(step: int) -> Iterator[np.ndarray]:
+        share = config.batch // jax.process_count()
+        return ImageStream(own_share(shards), batch=share, seed=config.seed).batches(step)
+
+    vae = fit(
         "V",
-        state,
+        new_state(config),
         make_train_step(config),
-        ImageStream(shards, batch=config.batch, seed=config.seed).batches(start),
-        steps=config.steps,
-        start=start,
+        batches,
+        validate,
+        config=config,
+        data=data_name([shard.manifest["checksums"]["images"] for shard in shards]),
         out=out,
-        config=asdict(config),
-        key=jax.random.key(config.seed + 1),
-        examples_a_batch=config.batch,
-        validate=validate,
-        every=100,
     )
-    save_checkpoint(state.vae, config.steps, out / "vae.safetensors")
-    reconstructions(state.vae, held_out, drivers, out / "reconstructions.png")
-    return state.vae
+    if is_first():
+        save_checkpoint(vae, config.steps, out / "vae.safetensors")
+        vision_pictures(vae, shards, out)
+    wait_for_all("V is written")
+    return vae
 
 
 def load_vision(config: VisionConfig, out: Path) -> VAE:

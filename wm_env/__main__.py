@@ -1,4 +1,4 @@
-"""`python -m wm_env info | bench | play`: results on stdout, progress and errors on stderr."""
+"""`python -m wm_env info | bench | fidelity | play`: results on stdout, the rest on stderr."""
 
 import sys
 from collections.abc import Sequence
@@ -7,16 +7,19 @@ from typing import Annotated
 import tyro
 
 from wm_env import bench, machine, play
+from wm_env.fidelity import report as fidelity
 
 Command = (
     Annotated[machine.InfoConfig, tyro.conf.subcommand("info")]
     | Annotated[bench.BenchConfig, tyro.conf.subcommand("bench")]
+    | Annotated[fidelity.FidelityConfig, tyro.conf.subcommand("fidelity")]
     | Annotated[play.PlayConfig, tyro.conf.subcommand("play")]
 )
 
 _RUN = {
     machine.InfoConfig: machine.run,
     bench.BenchConfig: bench.run,
+    fidelity.FidelityConfig: fidelity.run,
     play.PlayConfig: play.run,
 }
 

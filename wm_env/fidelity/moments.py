@@ -1,0 +1,61 @@
+"""Moments of real drives from which a dream may go on, with the carry that M has there."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from wm_env.fidelity.drives import Drive, stacked
+from wm_env.mdn_rnn import Carry
+from wm_env.world_model import WorldModel
+
+# Moments at once. Always as many, as for the lanes of an evaluation.
+GROUP = 32
+
+
+class Moment(NamedTuple):
+    """Frame `time` of a drive."""
+
+    drive: Drive
+    time: int
+
+    @property
+    def z(self) -> np.ndarray:
+        """The latent that the agent saw, float32 [z]."""
+        return self.drive.z[self.time]
+
+
+def groups(moments: Sequence[Moment]) -> list[list[Moment]]:
+    """Groups of GROUP moments, the last one filled up with its last."""
+    parts = [list(moments[first : first + GROUP]) for first in range(0, len(moments), GROUP)]
+    return [[*part, *[part[-1]] * (GROUP - len(part))] for part in parts]
+
+
+def burned_in(world: WorldModel, moments: Sequence[Moment], steps: int) -> Carry:
+    """M's carries, h and c [n, h], on arriving at moments of drives of at most `steps` frames."""
+    z, actions = stacked([moment.drive for moment in moments], steps)
+    times = jnp.array([moment.time for moment in moments], jnp.int32)
+    return _burn_in(world, jnp.asarray(z), jnp.asarray(actions), times)
+
+
+@eqx.filter_jit
+def _burn_in(
+    world: WorldModel,
+    z: Float[Array, "n t1 z"],
+    actions: Float[Array, "n t a"],
+    times: Int[Array, "n"],
+) -> Carry:
+    def one(z: Array, actions: Array, time: Array) -> Carry:
+        def body(carry: Carry, inputs: tuple[Array, Array, Array]) -> tuple[Carry, None]:
+            z, action, now = inputs
+            after = world.mdn_rnn.advance_carry(z, action, carry)
+            return jax.tree.map(lambda a, b: jnp.where(now < time, a, b), after, carry), None
+
+        clock = jnp.arange(len(actions), dtype=jnp.int32)
+        return jax.lax.scan(body, world.mdn_rnn.initial_carry(), (z[:-1], actions, clock))[0]
+
+    return jax.vmap(one)(z, actions, times)
