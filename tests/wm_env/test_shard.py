@@ -305,5 +305,5 @@ def test_a_shard_written_at_a_url_is_read_and_added_to_by_another_process(
 
 def test_a_url_without_universal_pathlib_names_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "upath", None)
-    with pytest.raises(StoreError, match=r"s3://bucket/data is a URL.*uv sync --extra ray"):
+    with pytest.raises(StoreError, match=r"s3://bucket/data is a URL.*uv sync --extra url"):
         to_path("s3://bucket/data")
