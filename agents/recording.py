@@ -98,6 +98,7 @@ def record(
 class Foresight(eqx.Module):
     """What M expected of each real step before it was taken, h being fed with real frames."""
 
+    z: Float[Array, "t z"]  # mean of z_{t+1}
     tiles: Float[Array, "t"]  # expected number of tiles hit
     off_field: Float[Array, "t"]  # probability of leaving the field
     surprise: Float[Array, "t"]  # -log p(z_{t+1} | z_t, a_t, h_t), nats, summed over z
@@ -111,6 +112,7 @@ def foresee(world: WorldModel, z: Array, actions: Array) -> Foresight:
         z, action, next_z = seen
         prediction, carry = world.mdn_rnn.step(z, action, carry)
         return carry, Foresight(
+            z=mdn.mean(prediction.mixture),
             tiles=jnp.exp(prediction.log_tiles),
             off_field=jax.nn.sigmoid(prediction.off_field),
             surprise=-jnp.sum(mdn.log_prob(prediction.mixture, next_z)),

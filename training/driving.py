@@ -51,13 +51,14 @@ def drive(
                 told = time.monotonic()
                 yield (step + 1) / config.max_steps, int(lengths.sum())
     return [
-        _cut_episode(
+        Episode.driven(
             images[lane, : length + 1],
             actions[:length, lane],
             rewards[:length, lane],
-            bool(ends[0, lane]),
-            plan.driver,
-            seed,
+            terminated=bool(ends[0, lane]),
+            track_tiles=recover_track_tiles(rewards[:length, lane]),
+            driver=plan.driver,
+            seed=seed,
         )
         for lane, (length, seed) in enumerate(zip(lengths.tolist(), plan.seeds, strict=True))
     ]
@@ -67,24 +68,3 @@ def drive(
 def _image_memory(lanes: int, frames: int) -> np.ndarray:
     """Memory that a process uses for one shard after another: fresh pages are slow to get."""
     return np.empty((lanes, frames, *IMAGE_SHAPE), np.uint8)
-
-
-def _cut_episode(
-    images: np.ndarray,
-    actions: np.ndarray,
-    rewards: np.ndarray,
-    terminated: bool,
-    driver: str,
-    seed: int,
-) -> Episode:
-    last = np.arange(len(actions)) == len(actions) - 1
-    return Episode(
-        images=images,
-        actions=actions,
-        rewards=rewards,
-        terminated=last & terminated,
-        truncated=last & (not terminated),  # by the time limit
-        track_tiles=recover_track_tiles(rewards),
-        driver=driver,
-        seed=seed,
-    )

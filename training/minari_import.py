@@ -119,14 +119,11 @@ def _import_shard(dataset: Any, indices: Sequence[int], path: StorePath) -> Shar
 def _episode(data: Any, metadata: dict[str, Any]) -> Episode:
     images = data.observations
     rewards = np.asarray(data.rewards, np.float32).reshape(-1)
-    last = np.arange(len(rewards)) == len(rewards) - 1
-    terminated = last & bool(data.terminations[-1])
-    return Episode(
+    return Episode.driven(
         images=images if images.shape[1:] == IMAGE_SHAPE else preprocess(images),
         actions=np.asarray(data.actions, np.float32),
         rewards=rewards,
-        terminated=terminated,
-        truncated=last & ~terminated,
+        terminated=bool(data.terminations[-1]),
         track_tiles=int(metadata.get("track_tiles", recover_track_tiles(rewards))),
         driver=str(metadata["driver"]),
         seed=int(metadata.get("seed", UNKNOWN_SEED)),

@@ -64,18 +64,12 @@ def run_latents(preset: Preset, out: Path) -> list[LatentShard]:
 def run_memory(preset: Preset, out: Path) -> Path:
     """Fit M on `latents/` and write the world."""
     latents = open_latents(out / "latents")
-    fit_memory(latents, preset.memory, out / "memory")
+    mdn_rnn = fit_memory(latents, preset.memory, out / "memory")
     if is_first():
-        _picture_memory(preset, out, latents)
+        vae = load_vision(preset.vision, out / "vision")
+        shards = open_store(_store(preset, out), damaged=preset.damaged)
+        memory_pictures(vae, mdn_rnn, shards, latents, out / "memory")
     return write_world(preset, out, latents, memory=out / "memory", path=out / "world.safetensors")
-
-
-def _picture_memory(preset: Preset, out: Path, latents: list[LatentShard]) -> None:
-    vae, mdn_rnn = (
-        load_vision(preset.vision, out / "vision"),
-        load_memory(preset.memory, out / "memory"),
-    )
-    memory_pictures(vae, mdn_rnn, open_store(_store(preset, out)), latents, out / "memory")
 
 
 def run_evolve(preset: Preset, out: Path) -> Path:

@@ -166,7 +166,7 @@ def fit_vision(shards: list[Shard], config: VisionConfig, out: Path) -> VAE:
     )
     if is_first():
         save_checkpoint(vae, config.steps, out / "vae.safetensors")
-        vision_pictures(vae, shards, out)
+        vision_pictures(vae, held_out, drivers, out)
     wait_for_all("V is written")
     return vae
 

@@ -1,8 +1,8 @@
 """Whole episodes of a policy, many lanes at once, in the dream or on EnvPool's CarRacing-v3."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -17,6 +17,8 @@ from wm_env.world_model import WorldModel
 # Episodes at once. Always as many, the last group filled up, because the rounding of a batched
 # program depends on its size: a seed must score the same in whatever company.
 LANES = 16
+
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def drive_dream(
     steps = int(params.max_steps_in_episode)
     for first in range(0, len(seeds), LANES):
         group = seeds[first : first + LANES]
-        keys = _keys(_filled(group))
+        keys = _keys(filled(group, LANES))
         outcome = jax.device_get(_dream(core, params, policy, policy_params, keys, steps))
         for lane, seed in enumerate(group):
             episode = Episode(
@@ -74,8 +76,8 @@ def drive_envpool(
     try:
         for first in range(0, len(seeds), LANES):
             group = seeds[first : first + LANES]
-            observations, _ = env.reset(seed=_filled(group))  # pyright: ignore[reportArgumentType]
-            keys = _keys(_filled(group))
+            observations, _ = env.reset(seed=filled(group, LANES))  # pyright: ignore[reportArgumentType]
+            keys = _keys(filled(group, LANES))
             returns, running, step = np.zeros(LANES), np.arange(LANES) < len(group), 0
             while running.any():
                 actions = act(policy, policy_params, observations, keys, np.asarray(step))
@@ -129,5 +131,6 @@ def _keys(seeds: list[int]) -> jax.Array:
     return jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32))
 
 
-def _filled(seeds: tuple[int, ...]) -> list[int]:
-    return [*seeds, *[seeds[-1]] * (LANES - len(seeds))]
+def filled(items: Sequence[_Item], size: int) -> list[_Item]:
+    """The items and then the last of them again, `size` in all."""
+    return [*items, *[items[-1]] * (size - len(items))]

@@ -99,13 +99,11 @@ class Recorder(gymnasium.Wrapper):
         if first is None or not (over or len(steps) >= LEAST_STEPS):
             return
         images, actions, rewards = zip(*steps, strict=True)
-        last = np.arange(len(steps)) == len(steps) - 1
-        episode = Episode(
+        episode = Episode.driven(
             images=np.stack([first, *images]),
             actions=np.stack(actions),
             rewards=np.array(rewards, np.float32),
-            terminated=last & terminated,
-            truncated=last & (not terminated),
+            terminated=terminated,
             track_tiles=len(self.unwrapped.track),  # pyright: ignore[reportAttributeAccessIssue]
             driver=self._driver,
             seed=self._seed,

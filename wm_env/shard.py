@@ -56,6 +56,24 @@ class Episode:
     driver: str
     seed: int
 
+    @classmethod
+    def driven(
+        cls,
+        images: np.ndarray,
+        actions: np.ndarray,
+        rewards: np.ndarray,
+        *,
+        terminated: bool,
+        **of: Any,
+    ) -> "Episode":
+        """An episode whose last step ends it, by a terminal or by the time limit.
+
+        `of` are `track_tiles`, `driver` and `seed`.
+        """
+        last = np.arange(len(actions)) == len(actions) - 1
+        ends = {"terminated": last & terminated, "truncated": last & (not terminated)}
+        return cls(images=images, actions=actions, rewards=rewards, **ends, **of)
+
     @property
     def off_field(self) -> np.ndarray:
         """bool [T]: CarRacing pays exactly -100 in the step in which the car leaves the field."""

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.training.episodes import made_up_episode
+from training.dataset import held_out_images
 from training.latents import EpisodeLatents, LatentShard, encode_store
 from training.pictures import held_out_drives, memory_pictures, reconstructions, vision_pictures
 from training.pictures.calibration import calibrate
@@ -257,7 +258,7 @@ def test_reconstructions_are_drawn_for_each_driver(world, tmp_path):
 
 def test_all_pictures_of_v_and_m_are_written_and_nothing_else(world, store, tmp_path):
     shards, latents = store
-    vision_pictures(world.vae, shards, tmp_path, images=6)
+    vision_pictures(world.vae, *held_out_images(shards, 6), tmp_path)
     memory_pictures(world.vae, world.mdn_rnn, shards, latents, tmp_path, drives=2)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == [

@@ -8,10 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from agents.recording import Foresight, dream_along, foresee
+from agents.recording import dream_along, foresee
 from training.latents import EpisodeLatents
-from wm_env import mdn
-from wm_env.mdn_rnn import MDNRNN, Carry
+from wm_env.mdn_rnn import MDNRNN
 from wm_env.vae import VAE
 from wm_env.world_model import StartStates, WorldModel
 
@@ -61,8 +60,8 @@ def foretell(world: WorldModel, episodes: Sequence[EpisodeLatents]) -> list[Fore
         lanes = [_window(episode, 0, steps) for episode in group]
         lanes += lanes[:1] * (_LANES - len(group))
         z, actions = map(np.stack, zip(*lanes, strict=True))
-        foresight, next_z = jax.device_get(_foretell(world, z, actions))
-        arrays = next_z, foresight.tiles, foresight.off_field, foresight.surprise
+        foresight = jax.device_get(_foretell(world, z, actions))
+        arrays = foresight.z, foresight.tiles, foresight.off_field, foresight.surprise
         foretold += [
             Foretold(*(array[lane, : len(episode.actions)] for array in arrays))
             for lane, episode in enumerate(group)
@@ -106,18 +105,7 @@ def _window(episode: EpisodeLatents, begin: int, steps: int) -> tuple[np.ndarray
     return z, actions
 
 
-@jax.jit
-def _foretell(world: WorldModel, z: Array, actions: Array) -> tuple[Foresight, Array]:
-    def expected(z: Array, actions: Array) -> Array:
-        def step(carry: Carry, seen: tuple[Array, Array]) -> tuple[Carry, Array]:
-            prediction, carry = world.mdn_rnn.step(*seen, carry)
-            return carry, mdn.mean(prediction.mixture)
-
-        return jax.lax.scan(step, world.mdn_rnn.initial_carry(), (z[:-1], actions))[1]
-
-    return jax.vmap(lambda z, actions: (foresee(world, z, actions), expected(z, actions)))(
-        z, actions
-    )
+_foretell = jax.jit(jax.vmap(foresee, in_axes=(None, 0, 0)))
 
 
 @jax.jit

@@ -9,9 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from training.dataset import held_out_images
 from training.pictures.sheet import Block, Strip, write_sheet
-from wm_env.shard import Shard
 from wm_env.vae import VAE, Posterior
 
 UNUSED_SIGMA = 0.9  # a posterior that stays so close to the prior's sigma of 1 tells nothing
@@ -29,15 +27,13 @@ class Dimension:
     sigma: float
 
 
-def vision_pictures(vae: VAE, shards: list[Shard], out: Path, *, images: int = 256) -> None:
+def vision_pictures(vae: VAE, images: np.ndarray, drivers: Sequence[str], out: Path) -> None:
     """Write `reconstructions.png` and `traversals.png` of held-out images into a folder.
 
-    Raises:
-        StoreError: no shard holds an episode out, or one is damaged.
+    `images`, uint8 [n, 64, 64, 3], and the driver of each are those of `held_out_images`.
     """
-    held_out, drivers = held_out_images(shards, images)
-    reconstructions(vae, held_out, drivers, out / "reconstructions.png")
-    traversals(vae, held_out, out / "traversals.png")
+    reconstructions(vae, images, drivers, out / "reconstructions.png")
+    traversals(vae, images, out / "traversals.png")
 
 
 def reconstructions(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from wm_env.episodes import LANES
+from wm_env.episodes import LANES, filled
 from wm_env.fidelity.drives import Drive, stacked
 from wm_env.mdn_rnn import Carry
 from wm_env.progress import progress_bar
@@ -86,9 +86,9 @@ def foresee(
     rates, probabilities = [], []
     with progress_bar("teacher-forced", total=len(drives), unit="drives", show=show) as bar:
         for first in range(0, len(drives), LANES):
-            group = list(drives[first : first + LANES])
-            filled = [*group, *[group[-1]] * (LANES - len(group))]
-            rate, probability = _teacher_force(world, *map(jnp.asarray, stacked(filled, steps)))
+            group = drives[first : first + LANES]
+            rows = stacked(filled(group, LANES), steps)
+            rate, probability = _teacher_force(world, *map(jnp.asarray, rows))
             for lane, drive in enumerate(group):
                 rates.append(np.asarray(rate[lane, : drive.length]))
                 probabilities.append(np.asarray(probability[lane, : drive.length]))

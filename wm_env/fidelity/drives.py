@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from wm_env.dream import ACTION_HIGH, ACTION_LOW
-from wm_env.episodes import LANES, act
+from wm_env.episodes import LANES, act, filled
 from wm_env.fidelity.policy_suite import Suite, drive_variant
 from wm_env.progress import Bar, progress_bar
 from wm_env.real import make_real_vector
@@ -76,7 +76,7 @@ def record_drives(
     with progress_bar("driving real", total=len(jobs), unit="episodes", show=show) as bar:
         for first in range(0, len(jobs), LANES):
             group = jobs[first : first + LANES]
-            frames = _frames(world, suite, _filled(group), backend, steps)
+            frames = _frames(world, suite, filled(group, LANES), backend, steps)
             drives += _drives(group, frames, set(moments), world.latent_size, bar)
             bar.advance(len(group))
     return drives
@@ -153,8 +153,3 @@ def _drives(
         )
         for lane, ((name, seed), length) in enumerate(zip(jobs, lengths.tolist(), strict=True))
     ]
-
-
-def _filled(jobs: list[tuple[str, int]]) -> list[tuple[str, int]]:
-    # Always as many lanes: the rounding of a batched program depends on its size.
-    return [*jobs, *[jobs[-1]] * (LANES - len(jobs))]

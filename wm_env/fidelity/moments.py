@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from wm_env.episodes import filled
 from wm_env.fidelity.drives import Drive, stacked
 from wm_env.mdn_rnn import Carry
 from wm_env.world_model import WorldModel
@@ -31,8 +32,8 @@ class Moment(NamedTuple):
 
 def groups(moments: Sequence[Moment]) -> list[list[Moment]]:
     """Groups of GROUP moments, the last one filled up with its last."""
-    parts = [list(moments[first : first + GROUP]) for first in range(0, len(moments), GROUP)]
-    return [[*part, *[part[-1]] * (GROUP - len(part))] for part in parts]
+    firsts = range(0, len(moments), GROUP)
+    return [filled(moments[first : first + GROUP], GROUP) for first in firsts]
 
 
 def burned_in(world: WorldModel, moments: Sequence[Moment], steps: int) -> Carry:
