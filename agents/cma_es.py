@@ -52,11 +52,22 @@ class Evolution:
         self._template = controller
         self._strategy = CMA_ES(population_size=config.population, solution=controller)
         self._env = DreamCarRacing()
+        leaves, structure = jax.tree.flatten(controller)
+        self._kind = (policy, config, structure, *((leaf.shape, leaf.dtype) for leaf in leaves))
+
+    # Searches are static arguments of `advance`: alike ones share its compiled program.
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Evolution) and self._kind == other._kind
+
+    def __hash__(self) -> int:
+        return hash(self._kind)
 
     def init(self, key: Array) -> Any:
         """The state of a search that begins at the controller with step size sigma."""
         params = self._strategy.default_params.replace(std_init=jnp.float32(self.config.sigma))
-        return self._strategy.init(key, self._template, params)
+        state = self._strategy.init(key, self._template, params)
+        # Strongly typed, as `tell` leaves it: weak types would compile the first generation apart.
+        return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), state)
 
     def controller(self, state: Any) -> Any:
         """The distribution's mean, as a controller."""

@@ -47,6 +47,7 @@ class EvolveConfig:
     validate_every: int = 5
     validation_episodes: int = 16
     validation_first_seed: int = 0
+    validation_steps: int = 1000  # frames of such an episode at most
     backend: Literal["gymnasium", "envpool"] = field(default_factory=default_backend)
 
 
@@ -101,6 +102,7 @@ def _validate(
         seeds=range(first, first + config.validation_episodes),
         world_model=world,
         backend=config.backend,
+        max_episode_steps=config.validation_steps,
         progress=False,
     )
     figures = {

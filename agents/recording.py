@@ -113,7 +113,7 @@ def foresee(world: WorldModel, z: Array, actions: Array) -> Foresight:
         prediction, carry = world.mdn_rnn.step(z, action, carry)
         return carry, Foresight(
             z=mdn.mean(prediction.mixture),
-            tiles=jnp.exp(prediction.log_tiles),
+            tiles=world.mdn_rnn.expected_tiles(prediction),
             off_field=jax.nn.sigmoid(prediction.off_field),
             surprise=-jnp.sum(mdn.log_prob(prediction.mixture, next_z)),
         )

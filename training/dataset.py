@@ -133,7 +133,7 @@ class Windows(NamedTuple):
     """A batch of windows for M, b windows of t steps; `weight` is 0 in padding and burn-in, else 1.
 
     z [b, t + 1, z]: the latents before and after each step; log_sigma the same, V's uncertainty of
-    them.
+    them. track_tiles [b]: how many tiles the window's track has.
     """
 
     z: np.ndarray
@@ -142,6 +142,7 @@ class Windows(NamedTuple):
     tiles: np.ndarray
     off_field: np.ndarray
     weight: np.ndarray
+    track_tiles: np.ndarray
 
 
 class WindowStream:
@@ -150,7 +151,7 @@ class WindowStream:
     An episode is cut every `length` steps from a random offset, so windows cover it evenly and its
     end, with its terminal, always belongs to one. A window that does not begin the episode is
     preceded by `burn_in` steps whose loss does not count, because h starts at 0 there, which no
-    driver ever felt.
+    driver ever felt. `whole` episodes instead, of at most `length` steps, are never cut.
     """
 
     def __init__(
@@ -162,10 +163,12 @@ class WindowStream:
         burn_in: int,
         seed: int,
         held_out: bool = False,
+        whole: bool = False,
         group: int = 12,
     ):
         self._shards, self._batch, self._length, self._burn_in = shards, batch, length, burn_in
-        self._seed, self._held_out, self._group = seed, held_out, min(group, len(shards))
+        self._whole, self._seed = whole, seed
+        self._held_out, self._group = held_out, min(group, len(shards))
         self._groups = -(-len(shards) // self._group)
         self._kind = "held-out" if held_out else "training"
 
@@ -214,7 +217,7 @@ class WindowStream:
 
     def _cut(self, episode: EpisodeLatents, random: np.random.Generator) -> list[_Window]:
         steps = len(episode.actions)
-        offset = int(random.integers(self._length))
+        offset = 0 if self._whole else int(random.integers(self._length))
         return [
             (episode, max(0, start), min(start + self._length, steps))
             for start in range(-offset, steps, self._length)
@@ -230,6 +233,7 @@ class WindowStream:
             tiles=np.zeros((batch, total), np.float32),
             off_field=np.zeros((batch, total), np.float32),
             weight=np.zeros((batch, total), np.float32),
+            track_tiles=np.array([episode.row.track_tiles for episode, *_ in windows], np.float32),
         )
         for row, (episode, start, stop) in enumerate(windows):
             begin = max(0, start - self._burn_in)

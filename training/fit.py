@@ -40,6 +40,7 @@ class FitConfig:
     seed: int = 0
     every: int = 100  # steps: a held-out loss, a line of metrics and a checkpoint
     patience: int | None = None  # held-out losses in a row that are not the lowest so far
+    pictures_every: int = 1000  # steps, at the next held-out loss; 0: only at the end
 
 
 def adam(config: FitConfig) -> optax.GradientTransformation:
@@ -81,6 +82,7 @@ def fit(
     data: str,
     out: Path,
     unit: int = 1,
+    pictures: Callable[[Any], None] | None = None,
 ) -> Any:
     """Fit a model, from `out/checkpoint.safetensors` on where there is one; returns it.
 
@@ -94,6 +96,8 @@ def fit(
         data: the name of the data, see `data_name`.
         out: the folder of checkpoint, `metrics.jsonl` and event files.
         unit: what one example of a batch counts in the rate "per_second".
+        pictures: draws those of a model, now and then and at the end; one that fails is told on
+            stderr and ends nothing.
 
     Raises:
         FitError: a loss is not finite, or has exploded.
@@ -101,6 +105,7 @@ def fit(
     """
     checkpoint, devices = out / "checkpoint.safetensors", Devices(config.batch)
     about = {**asdict(config), "data": data, "processes": jax.process_count()}
+    del about["pictures_every"]  # another number of it changes no weight
     (state, best, first_loss), done = _begin(state, config, checkpoint, about)
     state, best, key = *devices.replicate((state, best)), devices.key(config.seed + 1)
     watch = Watch(
@@ -122,6 +127,9 @@ def fit(
                 line |= {f"held_out_{part}": value for part, value in held_out.items()}
                 log.write(done, line)
                 bar.advance(0, note=" ".join(f"{k} {v:.3g}" for k, v in line.items()))
+                # Before the checkpoint: a fit that is done has all of its pictures.
+                if pictures and is_first() and _shows(best, done, config):
+                    _draw(pictures, gather(best.model if best else state[0]), bar, done)
                 if is_first():
                     now = Progress(state, best, jnp.float32(watch.first_loss))
                     save_checkpoint(now, done, checkpoint, about)
@@ -159,6 +167,20 @@ def _is_stale(best: Best | None, done: int, config: FitConfig) -> bool:
     if best is None or config.patience is None:
         return False
     return done - int(best.step) >= config.patience * config.every
+
+
+def _shows(best: Best | None, done: int, config: FitConfig) -> bool:
+    """Whether pictures are due at this held-out loss."""
+    due = 0 < config.pictures_every and done % config.pictures_every < config.every
+    return due or done == config.steps or _is_stale(best, done, config)
+
+
+def _draw(pictures: Callable[[Any], None], model: Any, bar: Bar, done: int) -> None:
+    try:
+        pictures(model)
+    except Exception as error:  # hours of fitting must not end by a full disk or a missing font
+        told = f"{type(error).__name__}: {error}"
+        bar.say(f"warning: the fit goes on without pictures of step {done}: {told}")
 
 
 def _better(best: Best | None, model: Any, loss: float, step: int) -> Best | None:

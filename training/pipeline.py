@@ -3,193 +3,199 @@
 data/       shards of real driving            (collect)
 vision/     V, metrics, pictures              (vision)
 latents/    the data seen by V                (latents)
-memory/     M, metrics                        (memory)
+memory/     M, metrics, pictures              (memory)
 world.safetensors                             (memory)
 evolve/     controllers, history, figure      (evolve)
 round-NN/   what a round of the loop added    (loop)
+evaluation.json                               (evaluation)
+
+Of several processes the first alone writes, and the others share its fits.
 """
 
-import platform
-import subprocess
-from collections import Counter
-from dataclasses import asdict, replace
-from importlib.metadata import version
+import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import jax
 
 from agents import evolve
 from training.collect import collect
-from training.devices import is_first
+from training.contender import Contender, best_of, evaluate_contender
+from training.devices import is_first, wait_for_all
 from training.latents import LatentShard, encode_store, open_latents
-from training.memory import fit_memory, load_memory
+from training.memory import MemoryConfig, fit_memory, load_memory
 from training.pictures import memory_pictures
 from training.plan import CollectConfig
 from training.presets import Preset
-from training.starts import assemble_world
+from training.provenance import write_worlds
 from training.store import open_store
+from training.summary import marks, print_summary
 from training.vision import fit_vision, load_vision
+from wm_env.mdn_rnn import MDNRNN
 from wm_env.shard import Shard
-from wm_env.storage import StoreError, to_path
-from wm_env.weights import save_world
-
-_PACKAGES = ("jax", "equinox", "optax", "gymnasium", "gymnax", "evosax", "numpy", "zarr")
+from wm_env.storage import StorePath, to_path
 
 
-def run_collect(preset: Preset, out: Path) -> list[Shard]:
+def run_collect(preset: Preset, out: Path) -> None:
     """Fill `data/`."""
-    return collect(_store(preset, out), preset.collect, damaged=preset.damaged)
+    _collect(preset, _store(preset, out), preset.collect)
 
 
 def run_vision(preset: Preset, out: Path) -> None:
     """Fit V on `data/`."""
     # Not what rounds of the loop added: a second run must find the data of the first.
-    shards = open_store(_store(preset, out), damaged=preset.damaged)
-    fit_vision(shards, preset.vision, out / "vision")
+    fit_vision(_shards(preset, out), preset.vision, out / "vision")
 
 
-def run_latents(preset: Preset, out: Path) -> list[LatentShard]:
+def run_latents(preset: Preset, out: Path) -> None:
     """Encode `data/` and what the rounds of the loop added."""
-    vae = load_vision(preset.vision, out / "vision")
-    return [
-        latents
-        for store, folder in _stores(preset, out)
-        for latents in encode_store(
-            open_store(store, damaged=preset.damaged), vae, folder / "latents"
-        )
-    ]
+    _encode(preset, out, rounds=preset.loop.rounds)
 
 
-def run_memory(preset: Preset, out: Path) -> Path:
+def run_memory(preset: Preset, out: Path) -> None:
     """Fit M on `latents/` and write the world."""
     latents = open_latents(out / "latents")
-    mdn_rnn = fit_memory(latents, preset.memory, out / "memory")
-    if is_first():
-        vae = load_vision(preset.vision, out / "vision")
-        shards = open_store(_store(preset, out), damaged=preset.damaged)
-        memory_pictures(vae, mdn_rnn, shards, latents, out / "memory")
-    return write_world(preset, out, latents, memory=out / "memory", path=out / "world.safetensors")
+    _fit_world(preset, out, out, _shards(preset, out), latents, preset.memory)
 
 
-def run_evolve(preset: Preset, out: Path) -> Path:
+def run_evolve(preset: Preset, out: Path) -> None:
     """Evolve a controller in the dream of `world.safetensors`."""
-    return evolve.run(
-        replace(preset.evolve, world=str(out / "world.safetensors"), out=out / "evolve")
-    )
+    _evolve(replace(preset.evolve, world=str(Contender(out).world), out=out / "evolve"))
 
 
-def run_loop(preset: Preset, out: Path) -> Path:
-    """Rounds that go on from the controller and M.
+def run_loop(preset: Preset, out: Path) -> None:
+    """Rounds, each of which goes on from the controller and the M that drove best so far.
 
-    Drive with the latest controller and noise, fit M on with all data, evolve on from the
-    controller.
+    Drive with them and with noise, fit M on with all data, evolve on from the controller.
     """
-    controller, memory = out / "evolve" / "controller.safetensors", out / "memory"
-    world = out / "world.safetensors"
-    for needed, stage in ((world, "memory"), (controller, "evolve")):
-        if not needed.is_file():
-            raise StoreError(f"{needed} does not exist; `python -m training {stage}` writes it.")
+    Contender(out).check()
     for index in range(1, preset.loop.rounds + 1):
-        folder = out / f"round-{index:02d}"
-        driving = CollectConfig(
+        best, folder = best_of(_contenders(out, index - 1)), _round(out, index)
+        driving = replace(
+            preset.collect,
             episodes={"on_policy": preset.loop.episodes},
             first_seed=preset.collect.first_seed + 100_000 * index,
-            cars=preset.collect.cars,
-            max_steps=preset.collect.max_steps,
-            backend=preset.collect.backend,
-            workers=preset.collect.workers,
-            world=str(world),
-            controller=str(controller),
+            world=str(best.world),
+            controller=str(best.controller),
             noise=preset.loop.noise,
         )
-        collect(folder / "data", driving)
-        latents = run_latents(preset, out)
-        begin_from = load_memory(preset.memory, memory)
-        config = replace(
+        _collect(preset, folder / "data", driving)
+        latents, shards = _encode(preset, out, rounds=index), _shards(preset, out, rounds=index)
+        fitting = replace(
             preset.memory, steps=preset.loop.memory_steps, seed=preset.memory.seed + index
         )
-        memory, world = folder / "memory", folder / "world.safetensors"
-        fit_memory(latents, config, memory, begin_from=begin_from)
-        write_world(preset, out, latents, memory=memory, path=world)
-        search = replace(
-            preset.evolve,
-            world=str(world),
-            controller=str(controller),
-            out=folder / "evolve",
-            generations=preset.loop.generations,
-            seed=preset.evolve.seed + index,
+        begin_from = load_memory(preset.memory, best.memory)
+        _fit_world(preset, out, folder, shards, latents, fitting, begin_from)
+        _evolve(
+            replace(
+                preset.evolve,
+                world=str(Contender(folder).world),
+                controller=str(best.controller),
+                out=folder / "evolve",
+                generations=preset.loop.generations,
+                seed=preset.evolve.seed + index,
+            )
         )
-        controller = evolve.run(search)
-    return controller
 
 
-def run_all(preset: Preset, out: Path) -> Path:
-    """Every stage in order; what is done is kept."""
-    run_collect(preset, out)
-    run_vision(preset, out)
-    run_latents(preset, out)
-    run_memory(preset, out)
-    run_evolve(preset, out)
-    return run_loop(preset, out)
+def run_evaluation(preset: Preset, out: Path) -> None:
+    """Drive the best controller on real tracks that chose none, and write `evaluation.json`."""
+    first = preset.evolve.validation_first_seed + preset.evolve.validation_episodes
+    seeds = range(first, first + preset.evaluation.episodes)
+    if is_first():
+        best = best_of(_contenders(out, preset.loop.rounds))
+        steps = preset.evaluation.max_steps
+        evaluate_contender(best, seeds=seeds, max_steps=steps, path=out / "evaluation.json")
+    wait_for_all("the evaluation is written")
 
 
-def write_world(
-    preset: Preset, out: Path, latents: list[LatentShard], *, memory: Path, path: Path
-) -> Path:
-    """Put V, M and start states together, with the provenance of all of it."""
-    vae, mdn_rnn = load_vision(preset.vision, out / "vision"), load_memory(preset.memory, memory)
-    save_world(
-        assemble_world(vae, mdn_rnn, latents, provenance(preset, _all_shards(preset, out))), path
-    )
-    return path
-
-
-def provenance(preset: Preset, shards: list[Shard]) -> dict[str, Any]:
-    """What a world was made of: data, seeds, configs, versions, commit."""
-    rows = [row for shard in shards for row in shard.episodes]
-    seeds = [row.seed for row in rows]
-    return {
-        "environment": "CarRacing-v3",
-        "data": {
-            "episodes": dict(Counter(row.driver for row in rows)),
-            "frames": sum(shard.frames for shard in shards),
-            "seeds": [min(seeds), max(seeds)],
-            "backend": ", ".join(
-                sorted({shard.manifest["provenance"]["backend"] for shard in shards})
-            ),
-        },
-        "vision": asdict(preset.vision),
-        "memory": asdict(preset.memory),
-        "packages": {name: version(name) for name in _PACKAGES},
-        "python": platform.python_version(),
-        "device": jax.devices()[0].device_kind,
-        "commit": _commit(),
+def run_all(preset: Preset, out: Path) -> None:
+    """Every stage in order; what is done is kept. At the end a table says what there is."""
+    stages = {
+        "collect": run_collect,
+        "vision": run_vision,
+        "latents": run_latents,
+        "memory": run_memory,
+        "evolve": run_evolve,
+        "loop": run_loop,
+        "evaluation": run_evaluation,
     }
+    store, spent = _store(preset, out), {}
+    for stage, run in stages.items():
+        before, since = marks(stage, store, out), time.monotonic()
+        run(preset, out)
+        kept = marks(stage, store, out) == before
+        spent[stage] = "kept" if kept else f"{time.monotonic() - since:.1f}"
+    if is_first():
+        contenders = _contenders(out, preset.loop.rounds)
+        print_summary(preset, out, _shards(preset, out), contenders, spent)
 
 
-def _commit() -> str:
-    here = Path(__file__).parent
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+def _collect(preset: Preset, store: StorePath, config: CollectConfig) -> None:
+    if is_first():
+        collect(store, config, damaged=preset.damaged)
+    wait_for_all("the driving is stored")
 
 
-def _store(preset: Preset, out: Path) -> Path:
+def _encode(preset: Preset, out: Path, *, rounds: int) -> list[LatentShard]:
+    stores = _stores(preset, out, rounds)
+    if is_first():
+        vae = load_vision(preset.vision, out / "vision")
+        for store, folder in stores:
+            encode_store(open_store(store, damaged=preset.damaged), vae, folder / "latents")
+    wait_for_all("the latents are written")
+    return [latents for _, folder in stores for latents in open_latents(folder / "latents")]
+
+
+def _fit_world(
+    preset: Preset,
+    out: Path,
+    folder: Path,
+    shards: list[Shard],
+    latents: list[LatentShard],
+    config: MemoryConfig,
+    begin_from: Sequence[MDNRNN] = (),
+) -> None:
+    """Fit M in `folder/memory`, and write the world of it."""
+    vae = load_vision(preset.vision, out / "vision")
+
+    def draw(mdn_rnn: MDNRNN) -> None:
+        memory_pictures(vae, mdn_rnn, shards, latents, folder / "memory")
+
+    fit_memory(latents, config, folder / "memory", begin_from=begin_from, pictures=draw)
+    if is_first():
+        write_worlds(preset, out / "vision", folder, shards, latents)
+    wait_for_all("the world is written")
+
+
+def _evolve(config: evolve.EvolveConfig) -> None:
+    if is_first():
+        evolve.run(config)
+    wait_for_all("the controller is written")
+
+
+def _round(out: Path, index: int) -> Path:
+    return out / f"round-{index:02d}"
+
+
+def _contenders(out: Path, rounds: int) -> list[Contender]:
+    """Of the run itself, and of its first `rounds` rounds."""
+    return [Contender(out), *(Contender(_round(out, at)) for at in range(1, rounds + 1))]
+
+
+def _store(preset: Preset, out: Path) -> StorePath:
     return to_path(preset.store or out / "data")
 
 
-def _stores(preset: Preset, out: Path) -> list[tuple[Path, Path]]:
-    """Every store of a run, and the folder of what is made from it."""
-    rounds = [store for store in sorted(out.glob("round-*/data")) if any(store.glob("shard-*.zip"))]
-    return [(_store(preset, out), out), *((store, store.parent) for store in rounds)]
+def _stores(preset: Preset, out: Path, rounds: int) -> list[tuple[StorePath, Path]]:
+    """The stores of the run and of its first rounds, each with the folder of what it leads to."""
+    folders = [_round(out, index) for index in range(1, rounds + 1)]
+    driven = [folder for folder in folders if any((folder / "data").glob("shard-*.zip"))]
+    return [(_store(preset, out), out), *((folder / "data", folder) for folder in driven)]
 
 
-def _all_shards(preset: Preset, out: Path) -> list[Shard]:
+def _shards(preset: Preset, out: Path, *, rounds: int = 0) -> list[Shard]:
     return [
         shard
-        for store, _ in _stores(preset, out)
+        for store, _ in _stores(preset, out, rounds)
         for shard in open_store(store, damaged=preset.damaged)
     ]

@@ -25,6 +25,17 @@ class LoopConfig:
 
 
 @dataclass(frozen=True)
+class EvaluationConfig:
+    """The real tracks that tell at the end how well the best controller drives.
+
+    They are those after the ones of validation, among the seeds 0 to 99; 1000 to 1099 stay unseen.
+    """
+
+    episodes: int = 32
+    max_steps: int = 1000
+
+
+@dataclass(frozen=True)
 class Preset:
     """One size of the whole path."""
 
@@ -36,6 +47,7 @@ class Preset:
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     evolve: EvolveConfig = field(default_factory=EvolveConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
 # From nothing to a driving controller in about two hours on two cores: the recipe that the shipped
@@ -52,8 +64,10 @@ SMOKE = Preset(
         search=CMAESConfig(population=8, dreams=2, steps=50),
         validate_every=2,
         validation_episodes=2,
+        validation_steps=100,
     ),
     loop=LoopConfig(rounds=1, episodes=8, memory_steps=10, generations=2),
+    evaluation=EvaluationConfig(episodes=2, max_steps=100),
 )
 
 # The seed project's recipe where it can be said in these terms: its data (what its own controller

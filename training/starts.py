@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from training.latents import EpisodeLatents, LatentShard
-from training.memory import hidden_states
 from wm_env.mdn_rnn import MDNRNN
 from wm_env.vae import VAE
 from wm_env.world_model import Metadata, StartStates, WorldModel
@@ -68,7 +67,7 @@ def assemble_world(
 
 @eqx.filter_jit
 def _burn_in(mdn_rnn: MDNRNN, z: jax.Array, actions: jax.Array):
-    return jax.vmap(lambda z, actions: hidden_states(mdn_rnn, z, actions))(z, actions)
+    return jax.vmap(mdn_rnn.unroll)(z, actions)
 
 
 def _moments_on_the_road(episode: EpisodeLatents) -> np.ndarray:

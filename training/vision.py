@@ -38,6 +38,7 @@ class VisionConfig(FitConfig):
     steps: int = 2600
     clip: float = 200.0
     bfloat16: bool = False
+    pictures_every: int = 300
     group: int = 32  # of images whose gradient is computed at once on a CPU: fits its caches
 
 
@@ -163,10 +164,10 @@ def fit_vision(shards: list[Shard], config: VisionConfig, out: Path) -> VAE:
         config=config,
         data=data_name([shard.manifest["checksums"]["images"] for shard in shards]),
         out=out,
+        pictures=lambda vae: vision_pictures(vae, held_out, drivers, out),
     )
     if is_first():
         save_checkpoint(vae, config.steps, out / "vae.safetensors")
-        vision_pictures(vae, held_out, drivers, out)
     wait_for_all("V is written")
     return vae
 

@@ -1,4 +1,5 @@
-"""Mixture density over the next latent: one mixture of normals for each latent dimension.
+"""Mixture density over the next latent: one mixture of normals for each latent dimension, or one
+for all of them.
 
 Source: Bishop 1994, "Mixture density networks"; Ha & Schmidhuber 2018, "World models", appendix A.2
 (temperature as in Ha & Eck 2017, "A neural representation of sketch drawings", section 3.3).
@@ -18,23 +19,26 @@ _LEAST_LOGIT_TEMPERATURE = 1e-6
 
 
 class Mixture(eqx.Module):
-    """`k` normals for each of `z` independent latent dimensions.
+    """`k` normals for each of `z` latent dimensions.
 
-    `log_pi` is normalised over `k`; `log_sigma` is the log of the standard deviation.
+    `log_pi` is normalised over `k`; `log_sigma` is the log of the standard deviation. With m = z
+    every dimension chooses its component by itself, with m = 1 all share one choice.
     """
 
-    log_pi: Float[Array, "z k"]
+    log_pi: Float[Array, "m k"]
     mu: Float[Array, "z k"]
     log_sigma: Float[Array, "z k"]
 
 
-def log_prob(mixture: Mixture, z: Float[Array, "z"]) -> Float[Array, "z"]:
-    """Log density of each latent dimension, in nats.
+def log_prob(mixture: Mixture, z: Float[Array, "z"]) -> Float[Array, "m"]:
+    """Log density of each latent dimension in nats; [1], of all, where they share a choice.
 
     Source: Bishop 1994, equations 22-29.
     """
     residual = (z[:, None] - mixture.mu) * jnp.exp(-mixture.log_sigma)
     log_normal = -0.5 * residual**2 - mixture.log_sigma - _HALF_LOG_TWO_PI
+    if len(mixture.log_pi) == 1:
+        log_normal = jnp.sum(log_normal, axis=0, keepdims=True)
     return jax.nn.logsumexp(mixture.log_pi + log_normal, axis=1)
 
 
@@ -77,9 +81,9 @@ def sample_from_noise(
     tau = jnp.maximum(temperature, _LEAST_LOGIT_TEMPERATURE)
     logits = mixture.log_pi / tau
     weights = jnp.exp(logits - jnp.max(logits, axis=1, keepdims=True))
-    threshold = uniform * jnp.sum(weights, axis=1)
-    # Inverse CDF, unrolled over the few components: one uniform a dimension, where Gumbel noise
-    # would need k of them.
+    threshold = uniform[: len(weights)] * jnp.sum(weights, axis=1)
+    # Inverse CDF, unrolled over the few components: one uniform a choice, where Gumbel noise would
+    # need k of them.
     mu, log_sigma, below = mixture.mu[:, 0], mixture.log_sigma[:, 0], weights[:, 0]
     for component in range(1, mixture.mu.shape[1]):
         further = threshold >= below

@@ -4,6 +4,7 @@ Source: Ha & Schmidhuber 2018, "World models", appendix A.2; tiles and off-field
 """
 
 import dataclasses
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -16,15 +17,26 @@ from wm_env.mdn import Mixture
 LOG_SIGMA_MIN = -5.0
 LOG_SIGMA_MAX = 3.0
 
+# No car crosses more than a few tiles in one frame; the bound keeps exp(log rate) finite.
+TILES_PER_STEP_LIMIT = 8.0
+
 
 @dataclasses.dataclass(frozen=True)
 class MDNRNNConfig:
-    """Sizes of M; the defaults are the paper's."""
+    """Sizes and heads of M; the sizes are the paper's.
+
+    `shared_mixture` gives all latent dimensions one choice of component, as the seed project does,
+    instead of one each. `tiles` says what the head of that name is: the log of a Poisson rate, the
+    expected number itself ("squared"), or what the step pays for tiles, in tiles of a typical track
+    ("reward": the seed's plain regression of the reward).
+    """
 
     latent_size: int = 32  # Ha & Schmidhuber 2018, table of CarRacing sizes
     action_size: int = 3  # steer, gas, brake
     hidden_size: int = 256  # Ha & Schmidhuber 2018
     mixtures: int = 5  # Ha & Schmidhuber 2018
+    shared_mixture: bool = False
+    tiles: Literal["poisson", "squared", "reward"] = "poisson"
     dropout: float = 0.0  # of h, in training; one mask an episode (Gal & Ghahramani 2016)
 
 
@@ -39,7 +51,7 @@ class Prediction(eqx.Module):
     """What M expects of one step: the next latent, tiles hit, and the car leaving the field."""
 
     mixture: Mixture
-    log_tiles: Float[Array, ""]  # log of the Poisson rate of tiles hit during the step
+    tiles: Float[Array, ""]  # the head's output, see `MDNRNN.expected_tiles`
     off_field: Float[Array, ""]  # logit
 
 
@@ -57,7 +69,8 @@ class MDNRNN(eqx.Module):
         key_gates, key_heads = jax.random.split(key)
         inputs = config.latent_size + config.action_size + config.hidden_size
         hidden = config.hidden_size
-        heads = 3 * config.mixtures * config.latent_size + 2
+        choices = 1 if config.shared_mixture else config.latent_size
+        heads = config.mixtures * (choices + 2 * config.latent_size) + 2
         bound = hidden**-0.5
         self.config = config
         self.gate_weight = jax.random.uniform(
@@ -98,18 +111,40 @@ class MDNRNN(eqx.Module):
         c = jax.nn.sigmoid(forget) * carry.c + jax.nn.sigmoid(entry) * jnp.tanh(candidate)
         return Carry(h=jax.nn.sigmoid(output) * jnp.tanh(c), c=c)
 
+    def unroll(
+        self,
+        z: Float[Array, "t z"],
+        actions: Float[Array, "t a"],
+        *,
+        mask: Float[Array, "h"] | None = None,
+    ) -> Carry:
+        """The carries after each (z_t, a_t) from h = 0: h and c are [t, h]."""
+
+        def advance(carry: Carry, inputs: tuple[Array, Array]) -> tuple[Carry, Carry]:
+            carry = self.advance_carry(*inputs, carry, mask=mask)
+            return carry, carry
+
+        return jax.lax.scan(advance, self.initial_carry(), (z, actions))[1]
+
     def predict(self, h: Float[Array, "h"]) -> Prediction:
         """What `h` (the output after the step's z and a) expects of that step."""
         heads = h @ self.head_weight + self.head_bias
+        size = self.config.mixtures * self.config.latent_size
         # Component-major rows keep each component's latents contiguous, which sampling reads.
-        rows = heads[:-2].reshape(3, self.config.mixtures, self.config.latent_size)
-        logits, mu, log_sigma = (row.T for row in rows)
+        parts = jnp.split(heads[:-2], [len(heads) - 2 - 2 * size, len(heads) - 2 - size])
+        logits, mu, log_sigma = (part.reshape(self.config.mixtures, -1).T for part in parts)
         mixture = Mixture(
             log_pi=jax.nn.log_softmax(logits, axis=1),
             mu=mu,
             log_sigma=_bounded_log_sigma(log_sigma),
         )
-        return Prediction(mixture=mixture, log_tiles=heads[-2], off_field=heads[-1])
+        return Prediction(mixture=mixture, tiles=heads[-2], off_field=heads[-1])
+
+    def expected_tiles(self, prediction: Prediction) -> Float[Array, ""]:
+        """Tiles that a step is expected to hit, in 0..TILES_PER_STEP_LIMIT."""
+        if self.config.tiles == "poisson":
+            return jnp.minimum(jnp.exp(prediction.tiles), TILES_PER_STEP_LIMIT)
+        return jnp.clip(prediction.tiles, 0.0, TILES_PER_STEP_LIMIT)
 
     def step(
         self,

@@ -21,9 +21,6 @@ from wm_env.vae import VAE
 # M to learn from. Clipping there keeps a long wild dream, whose errors feed on themselves, finite.
 Z_LIMIT = 10.0
 
-# No car crosses more than a few tiles in one frame; the bound keeps exp(log_tiles) finite.
-_TILES_PER_STEP_LIMIT = 8.0
-
 # The least number above -1: erf_inv is infinite at -1 itself.
 _UNIFORM_LOW = float(np.nextafter(np.float32(-1.0), np.float32(0.0)))
 
@@ -152,7 +149,7 @@ class WorldModel(eqx.Module):
         )
         return Step(
             z=jnp.clip(next_z, -Z_LIMIT, Z_LIMIT),
-            tiles=jnp.minimum(jnp.exp(prediction.log_tiles), _TILES_PER_STEP_LIMIT),
+            tiles=self.mdn_rnn.expected_tiles(prediction),
             off_field=unit[size] < jax.nn.sigmoid(prediction.off_field),
             carry=carry,
             prediction=prediction,

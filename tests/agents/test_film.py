@@ -61,7 +61,7 @@ def test_foresight_is_of_each_real_step(world, recording):
         world.mdn_rnn.initial_carry(),
     )
     assert foresight.surprise.shape == (STEPS,)
-    np.testing.assert_allclose(foresight.tiles[0], np.exp(prediction.log_tiles), rtol=1e-4)
+    np.testing.assert_allclose(foresight.tiles[0], np.exp(prediction.tiles), rtol=1e-4)
     np.testing.assert_allclose(recording.h[1], carry.h, atol=1e-4)
 
 

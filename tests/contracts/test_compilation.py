@@ -160,6 +160,6 @@ def large_constants(text, limit=1000):
 
 
 def test_the_search_for_constants_would_find_one(world):
-    program = jax.jit(lambda h: world.mdn_rnn.predict(h).log_tiles)
+    program = jax.jit(lambda h: world.mdn_rnn.predict(h).tiles)
     text = program.lower(np.zeros(256, np.float32)).as_text()
     assert list(large_constants(text))

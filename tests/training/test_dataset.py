@@ -193,6 +193,23 @@ def test_windows_cover_every_step_once_and_keep_the_terminal(latents):
     assert counted == steps and ends == 9
 
 
+def test_whole_episodes_are_never_cut_and_nothing_beyond_their_end_counts(latents):
+    stream = WindowStream(latents, batch=3, length=30, burn_in=0, whole=True, seed=0, group=3)
+    seen = itertools.islice(stream.batches(), 3)
+    lengths = np.concatenate([windows.weight.sum(axis=1) for windows in seen])
+    # Nine training episodes of 20 + seed % 7 steps, each of which ends off the field.
+    assert sorted(lengths) == sorted(20 + seed % 7 for seed in (1, 2, 3, 11, 12, 13, 21, 22, 23))
+    for windows in itertools.islice(stream.batches(), 3):
+        for row, steps in enumerate(windows.weight.sum(axis=1).astype(int)):
+            assert windows.off_field[row].argmax() == steps - 1
+            assert not windows.z[row, steps + 1 :].any()
+
+
+def test_windows_know_their_tracks_number_of_tiles(latents):
+    stream = WindowStream(latents, batch=3, length=8, burn_in=4, seed=0, group=3)
+    np.testing.assert_array_equal(next(stream.batches()).track_tiles, 280.0)
+
+
 def test_windows_resumed_at_a_step_are_those_of_an_unbroken_run(latents):
     stream = WindowStream(latents, batch=5, length=8, burn_in=4, seed=0, group=2)
     whole = list(itertools.islice(stream.batches(), 20))

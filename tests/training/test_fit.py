@@ -175,7 +175,7 @@ class Count(NamedTuple):
     optimizer: Any = ()
 
 
-def _count(out, losses, held_out=None, *, patience=None, every=1):
+def _count(out, losses, held_out=None, *, pictures=None, **more):
     """Fit a number whose updates add 1; `losses` of each step, `held_out` by the number.
 
     Returns the number, and how many updates this run made.
@@ -193,9 +193,10 @@ def _count(out, losses, held_out=None, *, patience=None, every=1):
         train_step,
         lambda step: (np.full(2, at, np.int32) for at in itertools.count(step)),
         lambda model: {"loss": (held_out or losses)[int(model) - 1]},
-        config=FitConfig(batch=2, steps=len(losses), every=every, patience=patience),
+        config=FitConfig(**{"batch": 2, "steps": len(losses), "every": 1, **more}),
         data="none",
         out=out,
+        pictures=pictures,
     )
     return float(model), len(updates)
 
@@ -264,3 +265,46 @@ def test_weights_with_a_lost_held_out_loss_never_become_a_checkpoint(tmp_path):
 
 def test_a_negative_loss_that_rises_by_some_nats_is_no_explosion(tmp_path):
     assert _count(tmp_path, [-40.0, -60.0, -20.0, 5.0])[0] == 4.0
+
+
+def test_pictures_are_drawn_now_and_then_and_at_the_end(tmp_path):
+    drawn = []
+    options = {"pictures": lambda model: drawn.append(float(model)), "every": 2}
+    _count(tmp_path / "some", [1.0] * 11, **options, pictures_every=3)
+    assert drawn == [4.0, 6.0, 10.0, 11.0]  # at the first held-out losses from 3, 6 and 9 on
+    _count(tmp_path / "some", [1.0] * 11, **options, pictures_every=7)
+    assert drawn[4:] == []
+    _count(tmp_path / "last", [1.0] * 11, **options, pictures_every=0)
+    assert drawn[4:] == [11.0]
+
+
+def test_pictures_are_of_the_weights_that_the_fit_would_end_with(tmp_path):
+    drawn = []
+    draw = lambda model: drawn.append(float(model))  # noqa: E731
+    _count(tmp_path, [1.0] * 8, HELD_OUT, patience=2, pictures_every=0, pictures=draw)
+    assert drawn == [4.0]
+
+
+def test_pictures_that_fail_end_no_fit(tmp_path, capsys):
+    def fail(model):
+        raise OSError("No space left")
+
+    assert _count(tmp_path, [1.0] * 3, pictures=fail) == (3.0, 3)
+    told = " ".join(capsys.readouterr().err.split())
+    assert "warning: the fit goes on without pictures of step 3: OSError: No space left" in told
+
+
+def test_pictures_that_are_interrupted_lose_an_interval_and_change_no_weight(tmp_path):
+    drawn = []
+
+    def interrupted(model):
+        drawn.append(float(model))
+        if len(drawn) == 1:
+            raise KeyboardInterrupt
+
+    options = {"every": 2, "pictures_every": 4, "pictures": interrupted}
+    with pytest.raises(KeyboardInterrupt):
+        _count(tmp_path, [1.0] * 8, **options)
+    assert load_file(tmp_path / "checkpoint.safetensors")["00000"] == 2.0
+    assert _count(tmp_path, [1.0] * 8, **options) == (8.0, 6)
+    assert drawn == [4.0, 4.0, 8.0]

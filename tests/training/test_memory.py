@@ -1,13 +1,26 @@
 """What M is fitted on: real latents, its own samples, and both in one window."""
 
+import dataclasses
+
+import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.training.fits import MEMORY, write_data
 from training.dataset import Windows
-from training.memory import MemoryConfig, half_dreamt, hidden_states, memory_loss
+from training.fit import adam
+from training.memory import (
+    fit_memory,
+    load_memory,
+    make_batch_loss,
+    make_train_step,
+    member_paths,
+    new_state,
+)
+from training.memory_loss import MemoryConfig, half_dreamt, memory_loss
 from wm_env.mdn_rnn import MDNRNN, MDNRNNConfig
+from wm_env.reward import TYPICAL_TRACK_TILES
 
 STEPS = 12
 
@@ -24,14 +37,14 @@ def driving():
 
 
 def dreamt_with(share, mdn_rnn, z, actions):
-    return half_dreamt(mdn_rnn, z, actions, shares=jnp.array([share]), key=jax.random.key(3))
+    return half_dreamt(mdn_rnn, z, actions, shares=(share,), key=jax.random.key(3))
 
 
 def test_without_own_samples_it_is_the_prediction_of_each_real_step(mdn_rnn, driving):
-    expected = jax.vmap(mdn_rnn.predict)(hidden_states(mdn_rnn, *driving).h)
+    expected = jax.vmap(mdn_rnn.predict)(mdn_rnn.unroll(*driving).h)
     got = dreamt_with(0.0, mdn_rnn, *driving)
     np.testing.assert_allclose(got.mixture.mu, expected.mixture.mu, atol=1e-5)
-    np.testing.assert_allclose(got.log_tiles, expected.log_tiles, atol=1e-5)
+    np.testing.assert_allclose(got.tiles, expected.tiles, atol=1e-5)
 
 
 def test_with_nothing_but_own_samples_only_the_first_latent_counts(mdn_rnn, driving):
@@ -51,6 +64,7 @@ def window(seed=0):
         tiles=random.integers(0, 2, STEPS).astype(np.float32),
         off_field=np.zeros(STEPS, np.float32),
         weight=np.ones(STEPS, np.float32),
+        track_tiles=np.float32(250.0),
     )
 
 
@@ -81,3 +95,92 @@ def test_dropout_changes_what_is_predicted():
     dropped, _ = memory_loss(mdn_rnn, window(), key=jax.random.key(0), config=config)
     kept, _ = memory_loss(mdn_rnn, window(), key=jax.random.key(0), config=MemoryConfig())
     assert float(dropped) != float(kept)
+
+
+def tiles_loss(output, tiles, *, head="poisson", **changes):
+    """The tiles' part of the loss of a window whose head says `output` at every step."""
+    config = MemoryConfig(mdn_rnn=MDNRNNConfig(tiles=head), own_shares=(0.0,), **changes)
+    mdn_rnn = MDNRNN(config.mdn_rnn, key=jax.random.key(0))
+    weight = mdn_rnn.head_weight.at[:, -2].set(0.0)
+    bias = mdn_rnn.head_bias.at[-2].set(output)
+    mdn_rnn = eqx.tree_at(lambda m: (m.head_weight, m.head_bias), mdn_rnn, (weight, bias))
+    of = window()._replace(tiles=np.full(STEPS, tiles, np.float32))
+    _, parts = memory_loss(mdn_rnn, of, key=jax.random.key(0), config=config)
+    return float(parts["tiles"]) / STEPS
+
+
+def test_the_tiles_loss_is_half_the_poisson_deviance():
+    assert tiles_loss(np.log(2.0), 2.0) == pytest.approx(0.0, abs=1e-5)
+    assert tiles_loss(np.log(0.3), 0.0) == pytest.approx(0.3, rel=1e-5)
+    assert tiles_loss(np.log(0.3), 2.0) == pytest.approx(2 * np.log(2 / 0.3) - 1.7, rel=1e-5)
+
+
+def test_or_a_squared_error_of_tiles_or_of_their_reward_on_a_typical_track():
+    assert tiles_loss(0.5, 2.0, head="squared") == pytest.approx(1.5**2, rel=1e-5)
+    assert tiles_loss(0.5, 2.0, head="reward") == pytest.approx(
+        (0.5 - 2.0 * TYPICAL_TRACK_TILES / 250.0) ** 2, rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("head", ["poisson", "squared", "reward"])
+def test_asymmetry_multiplies_the_loss_of_too_many_tiles_only(head):
+    for output, times in ((2.0, 5.0), (-2.0, 1.0)):
+        plain = tiles_loss(output, 1.0, head=head)
+        assert tiles_loss(output, 1.0, head=head, asymmetry=5.0) == pytest.approx(times * plain)
+
+
+def test_the_weight_of_falls_multiplies_the_loss_of_falls_only(mdn_rnn):
+    off_field = np.zeros(STEPS, np.float32)
+    off_field[-1] = 1.0
+    key, falls, rest = jax.random.key(0), np.zeros(STEPS, np.float32), np.ones(STEPS, np.float32)
+    falls[-1], rest[-1] = 1.0, 0.0
+    for weight, times in ((falls, 7.0), (rest, 1.0)):
+        of = window()._replace(off_field=off_field, weight=weight)
+        _, plain = memory_loss(mdn_rnn, of, key=key, config=MemoryConfig())
+        _, heavy = memory_loss(mdn_rnn, of, key=key, config=MemoryConfig(fall_weight=7.0))
+        assert float(heavy["off_field"]) == pytest.approx(times * float(plain["off_field"]))
+
+
+SMALL = MemoryConfig(mdn_rnn=MDNRNNConfig(hidden_size=8), batch=2, steps=5, clip=0.1)
+
+
+@pytest.mark.usefixtures("lenient_dtypes")  # optax divides floats by integers
+def test_members_learn_together_what_each_would_alone():
+    both = dataclasses.replace(SMALL, members=2)
+    windows = jax.tree.map(lambda *leaves: np.stack(leaves), window(0), window(1))
+    key = jax.random.key(4)
+    begin = new_state(both)
+    alone = [jax.tree.map(lambda leaf, at=at: leaf[at], begin.mdn_rnns) for at in range(2)]
+    assert not np.allclose(alone[0].gate_weight, alone[1].gate_weight)
+    after, _ = make_train_step(both)(begin, windows, key)
+    for at, member_key in enumerate(jax.random.split(key, 2)):
+        grown = jax.jit(lambda m, key: step_alone(m, windows, key))(alone[at], member_key)
+        np.testing.assert_allclose(after.mdn_rnns.gate_weight[at], grown.gate_weight, atol=1e-6)
+
+
+def step_alone(mdn_rnn, windows, key):
+    """One update by hand: Adam on the clipped gradient of the batch's loss."""
+    gradient = jax.grad(lambda m: make_batch_loss(SMALL)(m, windows, key)[0])(mdn_rnn)
+    optimizer = adam(SMALL)
+    updates, _ = optimizer.update(gradient, optimizer.init(mdn_rnn))
+    return eqx.apply_updates(mdn_rnn, updates)
+
+
+def test_more_to_fine_tune_than_members_are_refused(mdn_rnn):
+    with pytest.raises(ValueError, match="2 M's are to be fine-tuned, but members is 1"):
+        new_state(MemoryConfig(), [mdn_rnn, mdn_rnn])
+
+
+@pytest.mark.usefixtures("lenient_dtypes")  # optax divides floats by integers
+def test_an_ensemble_fitted_on_whole_episodes_is_read_back_member_by_member(tmp_path):
+    _, latents = write_data(tmp_path)
+    config = dataclasses.replace(MEMORY, members=2, length=None, batch=2, steps=2)
+    members = fit_memory(latents, config, tmp_path / "memory")
+    assert len(members) == 2
+    assert not np.allclose(members[0].gate_weight, members[1].gate_weight)
+    for fitted, read in zip(members, load_memory(config, tmp_path / "memory"), strict=True):
+        jax.tree.map(np.testing.assert_array_equal, fitted, read)
+    assert [path.name for path in member_paths(config, tmp_path / "world.safetensors")] == [
+        "world.safetensors",
+        "world-2.safetensors",
+    ]

@@ -96,7 +96,7 @@ def test_what_is_foretold_is_what_m_predicts_of_each_step(world):
     for step, action in enumerate(one.actions):
         z = jnp.asarray(one.mu[step], jnp.float32)
         prediction, carry = world.mdn_rnn.step(z, jnp.asarray(action), carry)
-        assert foretold.tiles[step] == pytest.approx(float(jnp.exp(prediction.log_tiles)), rel=1e-4)
+        assert foretold.tiles[step] == pytest.approx(float(jnp.exp(prediction.tiles)), rel=1e-4)
         off_field = float(jax.nn.sigmoid(prediction.off_field))
         assert foretold.off_field[step] == pytest.approx(off_field, rel=1e-4)
 

@@ -1,7 +1,9 @@
 """Fidelity: each figure is what it says, shown on worlds and drives whose truth is known."""
 
 import json
+from dataclasses import replace
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,17 +13,29 @@ import scipy.stats
 from agents.linear import LinearController
 from wm_env import __main__
 from wm_env.car_racing import default_backend
-from wm_env.dream import DreamParams
+from wm_env.dream import ACTION_HIGH, ACTION_LOW
 from wm_env.evaluation import evaluate
-from wm_env.fidelity import drives
+from wm_env.fidelity import dreams, drives, kept_drives
 from wm_env.fidelity import report as fidelity
-from wm_env.fidelity.calibration import foresee, reliability
+from wm_env.fidelity.calibration import Foreseen, calibration, foresee, reliability
+from wm_env.fidelity.dreams import dream_returns
+from wm_env.fidelity.driven_dream import DrivenDream, driven_by
 from wm_env.fidelity.drives import Drive, record_drives
 from wm_env.fidelity.estimates import Estimate, pearson, spearman
 from wm_env.fidelity.moments import Moment, burned_in
-from wm_env.fidelity.open_loop import LIKELIEST, SAMPLED, STILL, V_ALONE, OpenLoopConfig, open_loop
+from wm_env.fidelity.open_loop import (
+    LIKELIEST,
+    SAMPLED,
+    STILL,
+    V_ALONE,
+    OpenLoop,
+    OpenLoopConfig,
+    open_loop,
+)
 from wm_env.fidelity.policy_suite import Variant, drive_variant, load_variants, policy_suite
 from wm_env.fidelity.replay import ReplayConfig, find_failures, find_ordinary, replay
+from wm_env.rollouts import rollout
+from wm_env.storage import StoreError
 from wm_env.weights import WeightsError, save_controller
 
 FEATURES = 288
@@ -148,7 +162,7 @@ def test_a_drive_holds_what_the_agent_saw_and_did(world, suite, monkeypatch):
 def test_a_carry_is_burned_in_up_to_its_moment_only(world):
     rng = np.random.default_rng(0)
     drive = a_drive((), 20, z=rng.normal(size=(21, 32)).astype(np.float32))
-    carries = burned_in(world, [Moment(drive, 0), Moment(drive, 13)], steps=25)
+    carries = burned_in(world.mdn_rnn, [Moment(drive, 0), Moment(drive, 13)], steps=25)
     expected = world.burn_in(jnp.asarray(drive.z[:14]), jnp.asarray(drive.actions[:13]))
     np.testing.assert_array_equal(carries.h[0], 0.0)
     np.testing.assert_allclose(carries.h[1], expected.h, atol=1e-5)
@@ -214,14 +228,10 @@ def test_ordinary_moments_are_those_that_no_failure_touches():
 
 
 def test_replay_tells_what_was_hit_from_what_is_dreamt(world, with_outcomes, suite):
-    params = DreamParams(
-        world_model=with_outcomes(world, log_tiles=np.log(0.2)),
-        temperature=jnp.float32(1.0),
-        dropout=jnp.float32(0.0),
-    )
+    members = driven_by(world, [with_outcomes(world, log_tiles=np.log(0.2))])
     driven = [a_drive(range(0, 200, 10), 400), a_drive(range(0, 400, 10), 400)]
     config = ReplayConfig(leads=(10, 40), dreams=2)
-    told = replay(params, suite, driven, config, steps=400, show=False)
+    told = replay(members, suite, driven, config, steps=400, show=False)
     assert [one.name for one in told] == ["10 steps before", "40 steps before", "ordinary driving"]
     assert [one.real.mean for one in told] == [2.0, 5.0, 10.0]
     assert [one.real.count for one in told] == [1, 1, 3]
@@ -229,18 +239,170 @@ def test_replay_tells_what_was_hit_from_what_is_dreamt(world, with_outcomes, sui
 
 
 @pytest.fixture(scope="module")
-def measured(world, suite):
-    """Two measurements of a random world, alike in everything."""
+def other_world(world, random_world):
+    """One of the same V, with another M of another size."""
+    other = random_world(5, mdn_rnn={"hidden_size": 24, "mixtures": 2})
+    return eqx.tree_at(lambda w: w.vae, other, world.vae)
+
+
+def dreamt_by_evaluation(world, variant, seeds, steps):
+    options = {"env": "dream", "max_episode_steps": steps, "progress": False}
+    return evaluate(drive_variant, variant, seeds=seeds, world_model=world, **options).returns
+
+
+def test_a_driver_at_home_dreams_what_an_evaluation_dreams(world, suite, monkeypatch):
+    monkeypatch.setattr(dreams, "LANES", 4)  # so that there is a second group, not full
+    bias = world.mdn_rnn.head_bias.at[-1].set(-30.0)  # nobody falls
+    world = eqx.tree_at(lambda w: w.mdn_rnn.head_bias, world, bias)
+    chosen = {name: suite[name] for name in ("controller", "gas x 0.4")}
+    told = dream_returns(driven_by(world, [world], steps=30), chosen, 3, steps=30, show=False)
+    for name, variant in chosen.items():
+        expected = dreamt_by_evaluation(world, variant, range(3), 30)
+        assert told[name] == pytest.approx(expected, abs=1e-3)
+    assert len({*told["controller"], *told["gas x 0.4"]}) == 6
+
+
+def test_a_driver_remembers_with_its_own_m_in_a_dream_of_another(world, other_world, suite):
+    (params,) = driven_by(world, [other_world])
+    play = eqx.filter_jit(
+        lambda p, v, key: rollout(DrivenDream(), p, *v, key, steps=8, record=True)
+    )
+    policy = drive_variant, suite["gas x 1.25"]
+    seen = play(params, policy, jax.random.key(4)).trajectory
+    actions = jnp.asarray(np.clip(seen.action, ACTION_LOW, ACTION_HIGH))
+    carry = world.burn_in(seen.z, actions[:-1])
+    assert seen.observation.shape == (8, FEATURES)
+    np.testing.assert_allclose(seen.observation[-1], world.features(seen.z[-1], carry.h), atol=1e-5)
+    dream = other_world.burn_in(seen.z, actions[:-1])
+    assert dream.h.shape == (24,)
+
+
+def test_a_replay_begins_with_what_each_m_remembers(world, other_world, suite, monkeypatch):
+    begun = []
+    keep = lambda params, variants, z, carries, memories, keys, steps: (  # noqa: E731
+        begun.append((carries.h.shape, memories.h.shape)) or np.zeros(keys.shape)
+    )
+    monkeypatch.setattr("wm_env.fidelity.replay._dream_on", keep)
+    members = driven_by(world, [other_world])
+    config = ReplayConfig(leads=(10,), dreams=2)
+    replay(members, suite, [a_drive(range(0, 200, 10), 400)], config, steps=400, show=False)
+    assert set(begun) == {((32, 24), (32, 256))}
+
+
+def test_drivers_of_another_v_are_refused(world, random_world):
+    with pytest.raises(ValueError, match=r"world 2 of 2 has weights of V up to .* expected the"):
+        driven_by(world, [world, random_world(3)])
+    with pytest.raises(ValueError, match=r"world 1 of 1 has V VAEConfig.* expected the same V"):
+        driven_by(world, [random_world(3, mdn_rnn={"latent_size": 8})])
+
+
+def test_dreams_are_shared_out_among_the_worlds_of_an_ensemble(
+    world, other_world, suite, with_outcomes
+):
+    worlds = [with_outcomes(world, log_tiles=np.log(0.2)), with_outcomes(other_world)]
+    members = driven_by(world, worlds, steps=10)
+    (told,) = dream_returns(
+        members, {"controller": suite["controller"]}, 5, steps=10, show=False
+    ).values()
+    paid = 1000.0 / 281.0 * 0.2 * 10 - 1.0
+    assert told == pytest.approx([paid, -1.0, paid, -1.0, paid], abs=1e-2)
+
+
+def test_replays_of_an_ensemble_are_the_mean_of_its_dreams(world, suite, with_outcomes):
+    worlds = [with_outcomes(world, log_tiles=np.log(0.2)), with_outcomes(world)]
+    driven, config = [a_drive(range(0, 400, 10), 400)], ReplayConfig(leads=(), dreams=4)
+    (told,) = replay(driven_by(world, worlds), suite, driven, config, steps=400, show=False)
+    assert told.dreamt.mean == pytest.approx(10.0, rel=1e-3)
+
+
+def test_an_ensemble_errs_as_its_members_do_on_average():
+    low, high = Estimate(1.0, 0.25, 7), Estimate(3.0, 0.75, 7)
+    loops = [OpenLoop((1,), {SAMPLED: (one,)}, {V_ALONE: (one,)}) for one in (low, high)]
+    mean = OpenLoop.across(loops)
+    assert mean.z[SAMPLED][0] == Estimate(2.0, 0.5, 7) == mean.pixels[V_ALONE][0]
+    never = np.zeros(4)
+    members = [Foreseen(np.full(4, rate), np.full(4, 0.5), never, never) for rate in (0.2, 0.8)]
+    told = calibration(members)["tiles"]  # too low and too high do not make it right
+    assert (told.error, told.predicted) == (pytest.approx(0.3), pytest.approx(0.5))
+
+
+@pytest.fixture
+def kept(world, suite, tmp_path, monkeypatch):
+    """Asks for drives that are kept, of two policies on two tracks; `.driven` counts them."""
+    images = {0: np.full((64, 64, 3), 7, np.uint8)}
+
+    def record(world, suite, seeds, *, backend, steps, moments, show):
+        ask.driven += 1
+        return [
+            replace(a_drive((2, 5), 9 + seed, policy=name, images=images), seed=seed)
+            for name in suite
+            for seed in seeds
+        ]
+
+    def ask(*, world=world, names=("controller", "no brake"), steps=50):
+        chosen = {name: suite[name] for name in names}
+        asked = {"backend": "gymnasium", "steps": steps, "moments": {0}, "show": False}
+        return kept_drives.kept_drives(tmp_path, world, chosen, range(2), **asked)
+
+    ask.driven, ask.folder = 0, tmp_path
+    monkeypatch.setattr(kept_drives, "record_drives", record)
+    return ask
+
+
+def test_kept_drives_are_read_as_they_were_driven(kept):
+    driven, read = kept(), kept()
+    assert kept.driven == 1 and len(read) == 4
+    for one, other in zip(driven, read, strict=True):
+        assert (one.policy, one.seed, one.length) == (other.policy, other.seed, other.length)
+        for name in ("z", "actions", "rewards"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+        np.testing.assert_array_equal(other.images[0], one.images[0])
+
+
+def test_another_question_is_driven_anew(kept, other_world):
+    for asked in ({}, {"world": other_world}, {"steps": 60}, {"names": ("no brake", "controller")}):
+        kept(**asked)
+    assert kept.driven == 4 and len(list(kept.folder.iterdir())) == 4
+
+
+def test_a_file_of_drives_that_is_damaged_or_of_others_is_refused(kept):
+    kept()
+    (path,) = kept.folder.iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(StoreError, match="not a whole file of drives.*Delete it"):
+        kept()
+    path.write_bytes(whole)
+    kept(steps=60)
+    (other,) = set(kept.folder.iterdir()) - {path}
+    other.replace(path)
+    with pytest.raises(StoreError, match=r"holds drives of .*60.* expected those of .*50"):
+        kept()
+
+
+@pytest.fixture(scope="module")
+def measured(world, suite, tmp_path_factory):
+    """A random world, measured thrice: drives that are kept, found again, and a driver named."""
     config = fidelity.FidelityConfig(episodes=1, dreams=2, steps=261)
     chosen = {name: suite[name] for name in ("controller", "full brake", "straight, gas 1")}
+    config = replace(config, drives=tmp_path_factory.mktemp("drives"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(drives, "LANES", 3)
-        return [fidelity.measure(world, chosen, config) for _ in range(2)]
+        patch.setattr(dreams, "LANES", 6)
+        first = fidelity.measure([world], chosen, config)
+        patch.delattr(kept_drives, "record_drives")
+        named = fidelity.measure([world], chosen, config, driver=world)
+        return [first, fidelity.measure([world], chosen, config), named]
 
 
-def test_the_same_seeds_give_the_same_figures(measured):
-    first, second = (json.dumps(one.as_dict(), allow_nan=False) for one in measured)
-    assert first == second
+def test_drives_that_were_kept_give_the_same_figures_without_driving(measured):
+    first, again, _ = (json.dumps(one.as_dict(), allow_nan=False) for one in measured)
+    assert first == again
+
+
+def test_the_world_itself_as_driver_changes_nothing(measured):
+    first, _, named = (json.dumps(one.as_dict(), allow_nan=False) for one in measured)
+    assert first == named
 
 
 def test_the_json_holds_every_policy_and_every_figure(measured):
@@ -256,6 +418,16 @@ def test_the_json_holds_every_policy_and_every_figure(measured):
     assert told["open_loop"]["horizons"] == [1, 10, 50, 200]
     assert len(told["open_loop"]["policies"]) == 2
     assert set(told["calibration"]) == {"tiles", "off_field"} and len(told["replays"]) == 4
+
+
+def test_the_row_has_the_figures_of_the_report(measured):
+    told, row = measured[0].as_dict(), measured[0].row()
+    assert row["bias"] == told["bias"] and row["spearman"] == told["spearman"]
+    z = told["open_loop"]["z"][SAMPLED]
+    assert (row["z_error_10"], row["z_error_50"]) == (z[1]["mean"], z[2]["mean"])
+    assert row["tiles_calibration_error"] == told["calibration"]["tiles"]["error"]
+    assert np.isnan(row["excess_20_before_failures"])  # nobody drove far enough to fail
+    assert len(row) == 9
 
 
 def test_figure_and_tables_show_it(measured, tmp_path, capsys, lenient_dtypes):
@@ -274,7 +446,8 @@ def test_figure_and_tables_show_it(measured, tmp_path, capsys, lenient_dtypes):
         (["--first-seed", "1000"], "0..99"),
         (["--first-seed", "90", "--episodes", "11"], "0..99"),
         (["--steps", "200"], "expected 260 or more"),
-        (["--dreams", "0"], "dreams is 0"),
+        (["--dreams", "1", "--world", "carracing", "carracing"], "dreams is 1 and worlds are 2"),
+        (["--driver", "nowhere"], "nowhere"),
         (["--world", "nowhere"], "nowhere"),
     ],
 )

@@ -115,3 +115,31 @@ def test_samples_carry_gradients_of_mean_and_spread(mixture):
     np.testing.assert_allclose(slopes.mu.sum(axis=1), 1.0)
     assert np.all(np.abs(slopes.log_sigma).sum(axis=1) > 0)
     np.testing.assert_array_equal(slopes.log_pi, 0.0)
+
+
+@pytest.fixture(scope="module")
+def shared(mixture):
+    return mdn.Mixture(mixture.log_pi[:1], mixture.mu, mixture.log_sigma)
+
+
+def test_one_choice_for_all_dimensions_has_the_density_of_a_joint_mixture(shared):
+    z = jnp.array([-1.0, 0.0, 0.4, 1.0])
+    pi, mu, sigma = tempered(shared, 1.0)
+    joint = stats.norm.pdf(np.asarray(z)[:, None], mu, sigma).prod(axis=0)
+    assert mdn.log_prob(shared, z).shape == (1,)
+    np.testing.assert_allclose(mdn.log_prob(shared, z), np.log((pi * joint).sum()), rtol=1e-4)
+
+
+def test_one_choice_for_all_dimensions_gives_their_samples_the_covariance_of_the_means(shared):
+    pi, mu, sigma = tempered(shared, 1.0)
+    centred = mu - (pi * mu).sum(axis=1, keepdims=True)
+    expected = (pi * centred) @ centred.T + np.diag((pi * sigma**2).sum(axis=1))
+    scale = np.sqrt(np.outer(np.diag(expected), np.diag(expected)))
+    assert np.max(np.abs(expected - np.diag(np.diag(expected))) / scale) > 0.1
+    assert np.max(np.abs(np.cov(draws(shared, 1.0), rowvar=False) - expected) / scale) < 0.03
+
+
+def test_moments_of_a_shared_choice_are_those_of_its_margins(shared):
+    own = mdn.Mixture(jnp.repeat(shared.log_pi, LATENTS, 0), shared.mu, shared.log_sigma)
+    np.testing.assert_allclose(mdn.mean(shared), mdn.mean(own), rtol=1e-5)
+    np.testing.assert_allclose(mdn.variance(shared), mdn.variance(own), rtol=1e-5)

@@ -1,11 +1,21 @@
 """M: a scan equals a loop, the mask does what dropout means, and the density stays bounded."""
 
+import dataclasses
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wm_env.mdn_rnn import LOG_SIGMA_MAX, LOG_SIGMA_MIN, MDNRNN, Carry, MDNRNNConfig
+from wm_env.mdn_rnn import (
+    LOG_SIGMA_MAX,
+    LOG_SIGMA_MIN,
+    MDNRNN,
+    TILES_PER_STEP_LIMIT,
+    Carry,
+    MDNRNNConfig,
+)
 
 SMALL = MDNRNNConfig(latent_size=5, action_size=3, hidden_size=16, mixtures=3)
 
@@ -27,6 +37,39 @@ def test_paper_sizes_have_the_papers_weights():
     assert model.head_weight.shape == (256, 3 * 5 * 32 + 2)
 
 
+def test_a_shared_mixture_has_one_choice_of_component(sequence):
+    model = MDNRNN(dataclasses.replace(SMALL, shared_mixture=True), key=jax.random.key(0))
+    mixture = model.predict(jnp.linspace(-1.0, 1.0, 16)).mixture
+    assert model.head_weight.shape == (16, 3 + 2 * 3 * 5 + 2)
+    assert mixture.log_pi.shape == (1, 3)
+    assert mixture.mu.shape == mixture.log_sigma.shape == (5, 3)
+    np.testing.assert_allclose(jnp.exp(mixture.log_pi).sum(), 1.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("head", "output", "tiles"),
+    [
+        ("poisson", np.log(0.4), 0.4),
+        ("poisson", 30.0, TILES_PER_STEP_LIMIT),
+        ("squared", 0.4, 0.4),
+        ("squared", -0.1, 0.0),
+        ("reward", 30.0, TILES_PER_STEP_LIMIT),
+    ],
+)
+def test_expected_tiles_follow_from_the_heads_output(model, head, output, tiles):
+    model = MDNRNN(dataclasses.replace(SMALL, tiles=head), key=jax.random.key(0))
+    model = eqx.tree_at(lambda m: m.head_bias, model, model.head_bias.at[-2].set(output))
+    assert float(model.expected_tiles(model.predict(jnp.zeros(16)))) == pytest.approx(tiles)
+
+
+def test_unrolling_gives_the_carry_of_every_step(model, sequence):
+    carries, carry = model.unroll(*sequence), model.initial_carry()
+    for t in range(12):
+        carry = model.advance_carry(sequence[0][t], sequence[1][t], carry)
+        np.testing.assert_allclose(carries.h[t], carry.h, atol=1e-5)
+        np.testing.assert_allclose(carries.c[t], carry.c, atol=1e-5)
+
+
 def test_initial_carry_is_zero(model):
     carry = model.initial_carry()
     np.testing.assert_array_equal(carry.h, np.zeros(16))
@@ -43,7 +86,7 @@ def test_scan_equals_loop(model, sequence):
     for t in range(12):
         prediction, carry = model.step(sequence[0][t], sequence[1][t], carry)
         np.testing.assert_allclose(scanned.mixture.mu[t], prediction.mixture.mu, atol=1e-5)
-        np.testing.assert_allclose(scanned.log_tiles[t], prediction.log_tiles, atol=1e-5)
+        np.testing.assert_allclose(scanned.tiles[t], prediction.tiles, atol=1e-5)
     np.testing.assert_allclose(final.h, carry.h, atol=1e-5)
     np.testing.assert_allclose(final.c, carry.c, atol=1e-5)
 

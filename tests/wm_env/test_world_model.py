@@ -29,7 +29,7 @@ def test_advance_predicts_from_the_carry_after_the_action(world):
     step = world.advance(z, action, world.mdn_rnn.initial_carry(), key=jax.random.key(0))
     prediction, carry = world.mdn_rnn.step(z, action, world.mdn_rnn.initial_carry())
     np.testing.assert_array_equal(step.carry.h, carry.h)
-    np.testing.assert_allclose(step.tiles, jnp.exp(prediction.log_tiles), rtol=1e-6)
+    np.testing.assert_allclose(step.tiles, jnp.exp(prediction.tiles), rtol=1e-6)
 
 
 @pytest.fixture(scope="module")

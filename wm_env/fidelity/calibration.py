@@ -4,7 +4,7 @@ M is teacher-forced: it sees each real frame and action, and foretells the next 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import equinox as eqx
@@ -59,6 +59,17 @@ class Foreseen:
             "tiles": reliability(self.tile_rate, self.tiles, TILE_EDGES),
             "off_field": reliability(self.off_field_probability, self.off_field, OFF_FIELD_EDGES),
         }
+
+
+def calibration(members: Sequence[Foreseen]) -> dict[str, Reliability]:
+    """Of an ensemble: bins of all its members' steps, and the mean of the members' errors."""
+    columns = {one.name: [getattr(part, one.name) for part in members] for one in fields(Foreseen)}
+    together = Foreseen(**{name: np.concatenate(parts) for name, parts in columns.items()})
+    each = [one.reliabilities() for one in members]
+    return {
+        name: replace(whole, error=float(np.mean([one[name].error for one in each])))
+        for name, whole in together.reliabilities().items()
+    }
 
 
 def reliability(predicted: Any, observed: Any, edges: Sequence[float]) -> Reliability:

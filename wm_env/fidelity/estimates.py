@@ -1,6 +1,7 @@
 """What a sample says: a mean with its standard error, and how two rows of numbers go together."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,16 @@ class Estimate:
         count = len(values)
         error = float(np.std(values, ddof=1)) / math.sqrt(count) if count > 1 else math.nan
         return cls(float(np.mean(values)) if count else math.nan, error, count)
+
+    @classmethod
+    def across(cls, members: Sequence["Estimate"]) -> "Estimate":
+        """The mean over members of an ensemble that were asked about the same `count` things.
+
+        Its error is the mean of theirs: the true one is no larger, and how much smaller depends on
+        how alike the members are.
+        """
+        means, errors = ([getattr(one, name) for one in members] for name in ("mean", "error"))
+        return cls(float(np.mean(means)), float(np.mean(errors)), members[0].count)
 
     def __str__(self) -> str:
         return f"{self.mean:.1f} ± {self.error:.1f}" if self.count else "-"

@@ -11,8 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from wm_env.episodes import filled
 from wm_env.fidelity.drives import Drive, stacked
-from wm_env.mdn_rnn import Carry
-from wm_env.world_model import WorldModel
+from wm_env.mdn_rnn import MDNRNN, Carry
 
 # Moments at once. Always as many, as for the lanes of an evaluation.
 GROUP = 32
@@ -36,16 +35,16 @@ def groups(moments: Sequence[Moment]) -> list[list[Moment]]:
     return [filled(moments[first : first + GROUP], GROUP) for first in firsts]
 
 
-def burned_in(world: WorldModel, moments: Sequence[Moment], steps: int) -> Carry:
+def burned_in(m: MDNRNN, moments: Sequence[Moment], steps: int) -> Carry:
     """M's carries, h and c [n, h], on arriving at moments of drives of at most `steps` frames."""
     z, actions = stacked([moment.drive for moment in moments], steps)
     times = jnp.array([moment.time for moment in moments], jnp.int32)
-    return _burn_in(world, jnp.asarray(z), jnp.asarray(actions), times)
+    return _burn_in(m, jnp.asarray(z), jnp.asarray(actions), times)
 
 
 @eqx.filter_jit
 def _burn_in(
-    world: WorldModel,
+    m: MDNRNN,
     z: Float[Array, "n t1 z"],
     actions: Float[Array, "n t a"],
     times: Int[Array, "n"],
@@ -53,10 +52,10 @@ def _burn_in(
     def one(z: Array, actions: Array, time: Array) -> Carry:
         def body(carry: Carry, inputs: tuple[Array, Array, Array]) -> tuple[Carry, None]:
             z, action, now = inputs
-            after = world.mdn_rnn.advance_carry(z, action, carry)
+            after = m.advance_carry(z, action, carry)
             return jax.tree.map(lambda a, b: jnp.where(now < time, a, b), after, carry), None
 
         clock = jnp.arange(len(actions), dtype=jnp.int32)
-        return jax.lax.scan(body, world.mdn_rnn.initial_carry(), (z[:-1], actions, clock))[0]
+        return jax.lax.scan(body, m.initial_carry(), (z[:-1], actions, clock))[0]
 
     return jax.vmap(one)(z, actions, times)

@@ -50,6 +50,19 @@ class OpenLoop:
     z: dict[str, tuple[Estimate, ...]]  # root mean square over the latent's dimensions
     pixels: dict[str, tuple[Estimate, ...]]  # mean absolute difference, of 255
 
+    @classmethod
+    def across(cls, members: Sequence["OpenLoop"]) -> "OpenLoop":
+        """The mean errors of an ensemble's members."""
+
+        def mean(unit: str) -> dict[str, tuple[Estimate, ...]]:
+            tables = [getattr(one, unit) for one in members]
+            return {
+                name: tuple(map(Estimate.across, zip(*(one[name] for one in tables), strict=True)))
+                for name in tables[0]
+            }
+
+        return cls(members[0].horizons, mean("z"), mean("pixels"))
+
 
 def open_loop(
     world: WorldModel,
@@ -123,7 +136,7 @@ def _compared(
     longest, at = max(config.horizons), np.array(config.horizons) - 1
     z = jnp.stack([moment.z for moment in group])
     actions = jnp.stack([drive.actions[time : time + longest] for drive, time in group])
-    begin = z, burned_in(world, group, steps), actions
+    begin = z, burned_in(world.mdn_rnn, group, steps), actions
     for name, temperature, samples in ((SAMPLED, 1.0, config.samples), (LIKELIEST, 0.0, 1)):
         keys = jax.random.split(key, samples)
         dreamt = _dream_along(world, *begin, keys, jnp.float32(temperature))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from wm_env.dream import DreamCarRacing, DreamParams
+from wm_env.fidelity.driven_dream import DrivenDream, DrivenParams, remembering
 from wm_env.fidelity.drives import Drive
 from wm_env.fidelity.estimates import Estimate
 from wm_env.fidelity.moments import Moment, burned_in, groups
@@ -22,6 +22,8 @@ from wm_env.fidelity.policy_suite import Suite, Variant, drive_variant
 from wm_env.mdn_rnn import Carry
 from wm_env.progress import progress_bar
 from wm_env.rollouts import rollout
+
+ORDINARY = "ordinary driving"
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,11 @@ class Replay:
     name: str
     real: Estimate
     dreamt: Estimate  # of moments, each the mean of its dreams
+
+
+def before_failures(lead: int) -> str:
+    """The name of the replay that begins `lead` steps before failures."""
+    return f"{lead} steps before"
 
 
 def find_failures(drive: Drive, config: ReplayConfig) -> list[int]:
@@ -70,7 +77,7 @@ def find_ordinary(drive: Drive, config: ReplayConfig) -> list[int]:
 
 
 def replay(
-    params: DreamParams,
+    members: Sequence[DrivenParams],
     suite: Suite,
     drives: Sequence[Drive],
     config: ReplayConfig,
@@ -79,21 +86,24 @@ def replay(
     seed: int = 0,
     show: bool = True,
 ) -> list[Replay]:
-    """Replay each lead's moments, and ordinary ones, of drives of at most `steps` frames."""
+    """Replay each lead's moments, and ordinary ones, of drives of at most `steps` frames.
+
+    Dream i from a moment is of member i % K of the K worlds.
+    """
     failures = [Moment(drive, time) for drive in drives for time in find_failures(drive, config)]
     failures = [moment for moment in failures if moment.time >= max(config.leads)]
     chosen = {
-        f"{lead} steps before": [
+        before_failures(lead): [
             Moment(drive, time - lead) for drive, time in _spread(failures, config.moments)
         ]
         for lead in config.leads
     }
     ordinary = [Moment(drive, time) for drive in drives for time in find_ordinary(drive, config)]
-    chosen["ordinary driving"] = _spread(ordinary, config.moments)
+    chosen[ORDINARY] = _spread(ordinary, config.moments)
     key, results = jax.random.key(seed), []
     with progress_bar("replaying", total=len(chosen), unit="kinds", show=show) as bar:
         for name, moments in chosen.items():
-            dreamt = _dreamt_tiles(params, suite, moments, config, steps, key)
+            dreamt = _dreamt_tiles(members, suite, moments, config, steps, key)
             real = [drive.tiles[time : time + config.steps].sum() for drive, time in moments]
             results.append(Replay(name, Estimate.of(real), Estimate.of(dreamt)))
             bar.advance(1)
@@ -108,7 +118,7 @@ def _spread(moments: list[Moment], count: int) -> list[Moment]:
 
 
 def _dreamt_tiles(
-    params: DreamParams,
+    members: Sequence[DrivenParams],
     suite: Suite,
     moments: list[Moment],
     config: ReplayConfig,
@@ -122,28 +132,35 @@ def _dreamt_tiles(
             lambda *leaves: jnp.stack(leaves), *[suite[drive.policy] for drive, _ in group]
         )
         z = jnp.stack([moment.z for moment in group])
-        carries = burned_in(params.world_model, group, steps)
         keys = jax.random.split(jax.random.fold_in(key, index), (len(group), config.dreams))
-        tiles.append(np.asarray(_dream_on(params, variants, z, carries, keys, config.steps)))
+        dreamt = []
+        for member, params in enumerate(members):
+            own = keys[:, member :: len(members)]
+            carries = burned_in(params.world_model.mdn_rnn, group, steps)
+            memories = burned_in(params.driver, group, steps)
+            dream = _dream_on(params, variants, z, carries, memories, own, config.steps)
+            dreamt.append(np.asarray(dream))
+        tiles.append(np.concatenate(dreamt, axis=1).mean(axis=1))
     return np.concatenate(tiles)[: len(moments)]
 
 
 @eqx.filter_jit
 def _dream_on(
-    params: DreamParams,
+    params: DrivenParams,
     variants: Variant,
     z: Array,
     carries: Carry,
+    memories: Carry,
     keys: Array,
     steps: int,
-) -> Float[Array, "n"]:
-    env = DreamCarRacing()
+) -> Float[Array, "n dreams"]:
+    env = DrivenDream()
 
-    def one(variant: Variant, z: Array, carry: Carry, key: Array) -> Array:
+    def one(variant: Variant, z: Array, carry: Carry, memory: Carry, key: Array) -> Array:
         key_state, key_drive = jax.random.split(key)
-        state = env.state_at(key_state, z, carry, params)
+        state = remembering(env.state_at(key_state, z, carry, params), memory)
         drive = rollout(env, params, drive_variant, variant, key_drive, steps=steps, state=state)
         return drive.tiles
 
-    each_dream = jax.vmap(one, in_axes=(None, None, None, 0))
-    return jnp.mean(jax.vmap(each_dream)(variants, z, carries, keys), axis=1)
+    each_dream = jax.vmap(one, in_axes=(None, None, None, None, 0))
+    return jax.vmap(each_dream)(variants, z, carries, memories, keys)

@@ -5,40 +5,32 @@ on where the real car has left the road.
 """
 
 import json
-import math
 import platform
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
 from wm_env import __version__
 from wm_env.car_racing import default_backend
-from wm_env.dream import DreamParams
-from wm_env.evaluation import evaluate
-from wm_env.fidelity.calibration import Reliability, foresee
+from wm_env.fidelity.calibration import calibration, foresee
+from wm_env.fidelity.dreams import dream_returns
+from wm_env.fidelity.driven_dream import driven_by
 from wm_env.fidelity.drives import Drive, record_drives
-from wm_env.fidelity.estimates import Estimate, pearson, spearman
+from wm_env.fidelity.kept_drives import kept_drives
 from wm_env.fidelity.open_loop import OpenLoop, OpenLoopConfig, open_loop
-from wm_env.fidelity.policy_suite import (
-    Suite,
-    drive_variant,
-    load_variant,
-    load_variants,
-    policy_suite,
-)
-from wm_env.fidelity.replay import Replay, ReplayConfig, replay
-from wm_env.progress import progress_bar
+from wm_env.fidelity.policy_suite import Suite, load_variant, load_variants, policy_suite
+from wm_env.fidelity.replay import ReplayConfig, replay
+from wm_env.fidelity.result import Fidelity, Score, better_half
 from wm_env.seeds import HELD_OUT
 from wm_env.weights import load_world, write_atomically
 from wm_env.world_model import WorldModel
 
-_QUICK = {"episodes": 2, "dreams": 16, "steps": 300}
+_QUICK = {"episodes": 4, "dreams": 16, "steps": 600}
 
 
 @dataclass(frozen=True)
@@ -47,14 +39,20 @@ class FidelityConfig:
 
     The suite is a controller spoilt in many ways, constant actions, and the files of
     `controllers`. Real tracks are those that controllers are chosen on, never those that judge.
+
+    Several worlds are an ensemble: dreams are shared out among them, errors are their mean. To
+    compare worlds of different M's, name one driver for all, in whose M the controllers are at
+    home, and a folder for the drives, which are then driven once.
     """
 
-    world: str = "carracing"  # file or shipped name
+    world: tuple[str, ...] = ("carracing",)  # files or shipped names
+    driver: str | None = None  # world whose M the policies remember with; the (first) one tested
     controller: str = "carracing_controller"  # which is spoilt; file or shipped name
     controllers: tuple[Path, ...] = ()  # more policies, as those saved during evolution
+    drives: Path | None = None  # folder that keeps real drives, and has them from earlier runs
     json: Path | None = None  # write all figures here
     figure: Path | None = None  # draw them here (PNG, PDF or SVG)
-    quick: bool = False  # rough figures: at most 2 episodes, 16 dreams, 300 frames
+    quick: bool = False  # rough figures: at most 4 episodes, 16 dreams, 600 frames
     episodes: int = 16  # real ones of each policy
     first_seed: int = 0  # of real tracks
     dreams: int = 32  # of each policy, with the same seeds for all
@@ -65,82 +63,25 @@ class FidelityConfig:
     backend: Literal["gymnasium", "envpool"] = field(default_factory=default_backend)
 
 
-@dataclass(frozen=True)
-class Score:
-    """One policy's returns, real and dreamt."""
-
-    policy: str
-    real_returns: tuple[float, ...]
-    dream_returns: tuple[float, ...]
-
-    @property
-    def real(self) -> Estimate:
-        """Mean real return."""
-        return Estimate.of(self.real_returns)
-
-    @property
-    def dream(self) -> Estimate:
-        """Mean dreamt return."""
-        return Estimate.of(self.dream_returns)
-
-
-@dataclass(frozen=True)
-class Fidelity:
-    """Everything that was measured of one world."""
-
-    scores: tuple[Score, ...]
-    open_loop: OpenLoop
-    open_loop_policies: tuple[str, ...]
-    calibration: dict[str, Reliability]  # "tiles" and "off_field"
-    replays: tuple[Replay, ...]
-
-    def agreement(self) -> dict[str, float]:
-        """Correlations over the suite and over its better half (by real return), and the bias."""
-        better = better_half(self.scores)
-        spread = [score.dream.mean - score.real.mean for score in self.scores]
-        return {
-            "spearman": _correlation(spearman, self.scores),
-            "pearson": _correlation(pearson, self.scores),
-            "spearman_better_half": _correlation(spearman, better),
-            "pearson_better_half": _correlation(pearson, better),
-            "bias": sum(spread) / len(spread),
-            "bias_better_half": sum(s.dream.mean - s.real.mean for s in better) / len(better),
-        }
-
-    def as_dict(self) -> dict[str, Any]:
-        """Everything as JSON-able values; None where a figure is not defined."""
-        policies = [
-            {**asdict(score), "real": asdict(score.real), "dream": asdict(score.dream)}
-            for score in self.scores
-        ]
-        return _without_nan(
-            {
-                **self.agreement(),
-                "policies": policies,
-                "open_loop": {**asdict(self.open_loop), "policies": self.open_loop_policies},
-                "calibration": {name: asdict(one) for name, one in self.calibration.items()},
-                "replays": [asdict(one) for one in self.replays],
-            }
-        )
-
-
 def run(config: FidelityConfig) -> Fidelity:
     """Measure, print tables, write JSON and figure where asked.
 
     Raises:
-        ValueError: a number outside its range.
-        WeightsError: the world or a controller cannot be loaded, or they do not fit.
+        ValueError: a number outside its range, or worlds that do not share the driver's V.
+        WeightsError: a world or a controller cannot be loaded, or they do not fit.
+        StoreError: a file of kept drives cannot be used.
     """
     if config.quick:
         config = replace(
             config, **{name: min(most, getattr(config, name)) for name, most in _QUICK.items()}
         )
     _check(config)
-    world = load_world(config.world)
-    features = world.latent_size + world.hidden_size
+    worlds = [load_world(name) for name in config.world]
+    driver = worlds[0] if config.driver is None else load_world(config.driver)
+    features = driver.latent_size + driver.hidden_size
     suite = policy_suite(load_variant(config.controller, features=features))
     suite |= load_variants(config.controllers, features=features)
-    fidelity = measure(world, suite, config)
+    fidelity = measure(worlds, suite, config, driver=driver)
     print_fidelity(fidelity)
     if config.json is not None:
         facts = {"options": _options(config), "versions": _versions(config), **fidelity.as_dict()}
@@ -152,61 +93,55 @@ def run(config: FidelityConfig) -> Fidelity:
     return fidelity
 
 
-def measure(world: WorldModel, suite: Suite, config: FidelityConfig) -> Fidelity:
-    """Compare the dreams of a world with real drives of the suite's policies."""
+def measure(
+    worlds: Sequence[WorldModel],
+    suite: Suite,
+    config: FidelityConfig,
+    *,
+    driver: WorldModel | None = None,
+) -> Fidelity:
+    """Compare the dreams of a world, or of an ensemble, with real drives of the suite's policies.
+
+    The policies see [z, h] of the `driver`, which is the first world unless told. Of `config` only
+    numbers, `backend` and `drives` count here.
+
+    Raises:
+        ValueError: the worlds do not share the driver's V.
+        StoreError: a file of kept drives cannot be used.
+    """
+    driver = worlds[0] if driver is None else driver
+    options = {"temperature": config.temperature, "dropout": config.dropout}
+    members = driven_by(driver, worlds, steps=config.steps, **options)
     windows, steps = OpenLoopConfig(), config.steps
-    drives = record_drives(
-        world,
-        suite,
-        range(config.first_seed, config.first_seed + config.episodes),
-        backend=config.backend,
-        steps=steps,
-        moments=windows.moments(steps),
+    drives = _real(driver, suite, config, windows.moments(steps))
+    dreamt = dream_returns(members, suite, config.dreams, steps=steps)
+    scores = tuple(
+        Score(name, tuple(round(one.ret, 4) for one in drives if one.policy == name), returns)
+        for name, returns in dreamt.items()
     )
-    scores = _scores(world, suite, drives, config)
     # Of policies that hardly drive, anything foretells the next picture.
     driving = tuple(score.policy for score in better_half(scores))
     driven = [drive for drive in drives if drive.policy in driving]
-    params = DreamParams(
-        world_model=world,
-        temperature=jnp.float32(config.temperature),
-        dropout=jnp.float32(config.dropout),
-    )
+    loops = [open_loop(world, driven, windows, steps=steps, seed=config.seed) for world in worlds]
     return Fidelity(
         scores=scores,
-        open_loop=open_loop(world, driven, windows, steps=steps, seed=config.seed),
+        open_loop=OpenLoop.across(loops),
         open_loop_policies=driving,
-        calibration=foresee(world, drives, steps=steps).reliabilities(),
-        replays=tuple(replay(params, suite, drives, ReplayConfig(), steps=steps, seed=config.seed)),
+        calibration=calibration([foresee(world, drives, steps=steps) for world in worlds]),
+        replays=tuple(
+            replay(members, suite, drives, ReplayConfig(), steps=steps, seed=config.seed)
+        ),
     )
 
 
-def better_half(scores: tuple[Score, ...]) -> tuple[Score, ...]:
-    """The half of the policies, rounded up, with the higher mean real returns."""
-    ranked = sorted(scores, key=lambda score: -score.real.mean)
-    return tuple(ranked[: (len(ranked) + 1) // 2])
-
-
-def _scores(
-    world: WorldModel, suite: Suite, drives: list[Drive], config: FidelityConfig
-) -> tuple[Score, ...]:
-    scores = []
-    with progress_bar("driving dreams", total=len(suite), unit="policies") as bar:
-        for name, variant in suite.items():
-            dream = evaluate(
-                drive_variant,
-                variant,
-                env="dream",
-                seeds=range(config.dreams),
-                world_model=world,
-                max_episode_steps=config.steps,
-                progress=False,
-                dream={"temperature": config.temperature, "dropout": config.dropout},
-            )
-            real = tuple(round(drive.ret, 4) for drive in drives if drive.policy == name)
-            scores.append(Score(name, real, dream.returns))
-            bar.advance(1, frames=sum(dream.lengths))
-    return tuple(scores)
+def _real(
+    driver: WorldModel, suite: Suite, config: FidelityConfig, moments: set[int]
+) -> list[Drive]:
+    seeds = range(config.first_seed, config.first_seed + config.episodes)
+    asked = {"backend": config.backend, "steps": config.steps, "moments": moments}
+    if config.drives is None:
+        return record_drives(driver, suite, seeds, **asked)
+    return kept_drives(config.drives, driver, suite, seeds, **asked)
 
 
 def print_fidelity(fidelity: Fidelity) -> None:
@@ -245,10 +180,6 @@ def _print_table(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]
     Console().print(table)
 
 
-def _correlation(of: Callable[[Any, Any], float], scores: tuple[Score, ...]) -> float:
-    return of([score.real.mean for score in scores], [score.dream.mean for score in scores])
-
-
 def _check(config: FidelityConfig) -> None:
     seeds = range(config.first_seed, config.first_seed + config.episodes)
     choosing = HELD_OUT["choosing"]
@@ -258,8 +189,11 @@ def _check(config: FidelityConfig) -> None:
             f"than {choosing[0]}..{choosing[-1]}; expected some of these, for those that judge "
             "controllers must not choose worlds. Lower episodes or first_seed."
         )
-    if config.dreams < 1:
-        raise ValueError(f"dreams is {config.dreams}; expected 1 or more.")
+    if not 1 <= len(config.world) <= config.dreams:
+        raise ValueError(
+            f"dreams is {config.dreams} and worlds are {len(config.world)}; expected one world or "
+            "more, and a dream or more of each."
+        )
     windows = OpenLoopConfig()
     if not windows.starts(config.steps):
         raise ValueError(
@@ -270,7 +204,7 @@ def _check(config: FidelityConfig) -> None:
 
 def _options(config: FidelityConfig) -> dict[str, Any]:
     options = {**asdict(config), "controllers": [str(path) for path in config.controllers]}
-    return {**options, "json": str(config.json), "figure": str(config.figure)}
+    return {**options, **{name: str(options[name]) for name in ("drives", "json", "figure")}}
 
 
 def _versions(config: FidelityConfig) -> dict[str, str]:
@@ -280,17 +214,9 @@ def _versions(config: FidelityConfig) -> dict[str, str]:
 
 
 def _title(config: FidelityConfig, policies: int) -> str:
+    worlds = " + ".join(Path(name).stem for name in config.world)
+    driver = "" if config.driver is None else f", drivers of {Path(config.driver).stem}"
     return (
-        f"How true is the dream? World {Path(config.world).stem}: {policies} policies, each on "
-        f"{config.episodes} real tracks ({config.backend}) and in {config.dreams} dreams of "
-        f"{config.steps} frames"
+        f"How true is the dream? {worlds}{driver}: {policies} policies, each on {config.episodes} "
+        f"real tracks ({config.backend}) and in {config.dreams} dreams of {config.steps} frames"
     )
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON knows neither NaN nor infinity."""
-    if isinstance(value, dict):
-        return {name: _without_nan(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,148 @@
+"""What M is fitted to: how a window of real driving goes on, in nats, tiles and falls."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.scipy.special import xlogy
+from jaxtyping import Array, Float
+
+from training.dataset import Windows
+from training.fit import FitConfig
+from wm_env import mdn
+from wm_env.mdn_rnn import MDNRNN, Carry, MDNRNNConfig, Prediction
+from wm_env.reward import TYPICAL_TRACK_TILES
+from wm_env.world_model import Z_LIMIT
+
+
+@dataclass(frozen=True)
+class MemoryConfig(FitConfig):
+    """How M is fitted.
+
+    M sees the posterior means, as the driver does, plus noise of standard deviation `latent_noise`,
+    which keeps the density from becoming needle-sharp. `posterior_noise` adds that share of V's own
+    uncertainty (1: posterior samples, as in the paper). Each window draws from `own_shares` the
+    share of its steps at which M sees its own sample instead of the real latent (scheduled
+    sampling, Bengio et al. 2015). Without it M has never seen what its dreams look like once they
+    stray: it then puts the car back on the road, and whoever is evolved there drives blind.
+
+    The parts of the loss are weighed; expecting more tiles than were hit costs `asymmetry` times as
+    much, and missing a fall `fall_weight` times as much as inventing one. The seed project's are
+    10, 10, 5 and 1, over squared errors. `length` None fits on whole episodes, from h = 0.
+    `members` M's of different seeds are fitted at once, on the same windows, for an ensemble.
+    """
+
+    mdn_rnn: MDNRNNConfig = MDNRNNConfig()
+    latent_noise: float = 0.02
+    posterior_noise: float = 0.0
+    own_shares: tuple[float, ...] = (0.0, 0.3, 0.6)
+    next_z_weight: float = 1.0
+    tiles_weight: float = 10.0
+    off_field_weight: float = 10.0
+    asymmetry: float = 1.0
+    fall_weight: float = 1.0
+    length: int | None = 100
+    burn_in: int = 20
+    members: int = 1
+    steps: int = 4000
+    learning_rate: float = 1.5e-3
+    warm_up: int = 50
+    every: int = 50
+
+
+def memory_loss(
+    mdn_rnn: MDNRNN, window: Windows, *, key: Array, config: MemoryConfig
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """Sum over a window's steps of nats for z', tiles and off-field, each weighed; and its parts.
+
+    Source: Ha & Schmidhuber (2018), A.2, for the mixture; the other heads replace the seed's
+    reward and done.
+    """
+    key_noise, key_mask, key_dream = jax.random.split(key, 3)
+    deviation = config.latent_noise + config.posterior_noise * jnp.exp(window.log_sigma)
+    z = jnp.asarray(window.z) + deviation * jax.random.normal(key_noise, window.z.shape)
+    mask = _dropout_mask(key_mask, config.mdn_rnn)
+    predictions = half_dreamt(
+        mdn_rnn,
+        z[:-1],
+        jnp.asarray(window.actions),
+        shares=config.own_shares,
+        mask=mask,
+        key=key_dream,
+    )
+    next_z = -jnp.sum(jax.vmap(mdn.log_prob)(predictions.mixture, z[1:]), axis=1)
+    falls = window.off_field * (config.fall_weight - 1.0) + 1.0
+    off_field = falls * optax.sigmoid_binary_cross_entropy(predictions.off_field, window.off_field)
+    tiles = _tiles_loss(predictions.tiles, window, config)
+    parts = {"next_z": next_z, "tiles": tiles, "off_field": off_field}
+    parts = {name: jnp.sum(part * window.weight) for name, part in parts.items()}
+    loss = (
+        config.next_z_weight * parts["next_z"]
+        + config.tiles_weight * parts["tiles"]
+        + config.off_field_weight * parts["off_field"]
+    )
+    return loss, parts
+
+
+def half_dreamt(
+    mdn_rnn: MDNRNN,
+    z: Float[Array, "t z"],
+    actions: Float[Array, "t a"],
+    *,
+    shares: tuple[float, ...],
+    key: Array,
+    mask: Float[Array, " h"] | None = None,
+) -> Prediction:
+    """What M expects of each step [t, ...] where some latents are its own samples.
+
+    One of `shares` is drawn for all steps; no gradient flows through the samples.
+    """
+    begin = mdn_rnn.initial_carry()
+    if not any(shares):
+
+        def follow(carry: Carry, inputs: tuple[Array, Array]) -> tuple[Carry, Prediction]:
+            prediction, carry = mdn_rnn.step(*inputs, carry, mask=mask)
+            return carry, prediction
+
+        return jax.lax.scan(follow, begin, (z, actions))[1]
+    key_share, key_own, key_uniform, key_normal = jax.random.split(key, 4)
+    share = jax.random.choice(key_share, jnp.asarray(shares))
+    own = jax.random.bernoulli(key_own, share, (len(z),)).at[0].set(False)
+
+    def advance(
+        state: tuple[Carry, Array], inputs: tuple[Array, ...]
+    ) -> tuple[tuple[Carry, Array], Prediction]:
+        carry, dreamt = state
+        seen, action, is_own, uniform, normal = inputs
+        prediction, carry = mdn_rnn.step(jnp.where(is_own, dreamt, seen), action, carry, mask=mask)
+        dreamt = mdn.sample_from_noise(prediction.mixture, uniform, normal)
+        dreamt = jax.lax.stop_gradient(jnp.clip(dreamt, -Z_LIMIT, Z_LIMIT))
+        return (carry, dreamt), prediction
+
+    # The noise of all steps at once: in the scan a key and three draws a step would cost more.
+    noise = jax.random.uniform(key_uniform, z.shape), jax.random.normal(key_normal, z.shape)
+    return jax.lax.scan(advance, (begin, z[0]), (z, actions, own, *noise))[1]
+
+
+def _tiles_loss(
+    output: Float[Array, " t"], window: Windows, config: MemoryConfig
+) -> Float[Array, " t"]:
+    """Deviance of a Poisson rate, or squared error: 0 where the expectation is right."""
+    target = jnp.asarray(window.tiles)
+    if config.mdn_rnn.tiles == "poisson":
+        log_rate = jnp.minimum(output, 3.0)
+        expected = jnp.exp(log_rate)
+        loss = expected - target + xlogy(target, target) - target * log_rate
+    else:
+        if config.mdn_rnn.tiles == "reward":
+            target = target * (TYPICAL_TRACK_TILES / window.track_tiles)
+        expected, loss = output, jnp.square(output - target)
+    return jnp.where(expected > target, config.asymmetry, 1.0) * loss
+
+
+def _dropout_mask(key: Array, config: MDNRNNConfig) -> Float[Array, " h"] | None:
+    if config.dropout == 0.0:
+        return None
+    keep = jax.random.bernoulli(key, 1.0 - config.dropout, (config.hidden_size,))
+    return jnp.where(keep, 1.0 / (1.0 - config.dropout), 0.0)
