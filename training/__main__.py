@@ -94,6 +94,19 @@ class All(Stage):
 
 
 @dataclass(frozen=True)
+class Sweep:
+    """Fit M with one change at a time on a run's latents, and compare how true the dreams are."""
+
+    preset: Literal["smoke", "laptop", "seed", "paper"] = "laptop"
+    out: Path | None = None  # of the run, whose V and latents are used; runs/PRESET unless told
+    changes: tuple[str, ...] | None = None  # of training/sweep.py; all of them unless told
+    steps: int = 300  # of each fit
+    begin_from: str | None = "carracing"  # world whose M is fitted on; None fits anew
+    driver: str = "carracing"  # world of the same V in whose M the controller is at home
+    controller: str = "carracing_controller"  # file or shipped name
+
+
+@dataclass(frozen=True)
 class Data:
     """Show what a store holds: tables by driver and a contact sheet."""
 
@@ -139,6 +152,7 @@ Command = (
     | Annotated[Evolve, tyro.conf.subcommand("evolve")]
     | Annotated[Loop, tyro.conf.subcommand("loop")]
     | Annotated[All, tyro.conf.subcommand("all")]
+    | Annotated[Sweep, tyro.conf.subcommand("sweep")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
 )
 
@@ -174,6 +188,19 @@ def _run(command: Any) -> None:
         from training.minari_import import import_minari
 
         print(*(shard.path for shard in import_minari(command.dataset, command.store)), sep="\n")
+    elif isinstance(command, Sweep):
+        from training import sweep
+        from training.presets import PRESETS
+
+        preset, out = PRESETS[command.preset], command.out or Path("runs") / command.preset
+        config = sweep.SweepConfig(
+            changes=command.changes or tuple(sweep.CHANGES),
+            steps=command.steps,
+            begin_from=command.begin_from,
+            driver=command.driver,
+            controller=command.controller,
+        )
+        sweep.run(config, preset.memory, preset.vision, out)
     elif isinstance(command, Bench):
         from training.bench import BenchConfig, run
 

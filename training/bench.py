@@ -1,4 +1,4 @@
-"""`python -m training bench`: how fast driving becomes stored frames, and stored frames train V."""
+"""`python -m training bench`: how fast driving becomes stored frames, and these train V and M."""
 
 import contextlib
 import itertools
@@ -18,8 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from training import memory
 from training.collect import collect
-from training.dataset import ImageStream
+from training.dataset import ImageStream, Windows
+from training.memory_loss import MemoryConfig
 from training.plan import CollectConfig
 from training.store import open_store, shard_path
 from training.vision import VisionConfig, VisionState, make_train_step, new_state
@@ -28,24 +30,25 @@ from wm_env.machine import device_name
 from wm_env.preprocess import IMAGE_SHAPE
 from wm_env.progress import progress_bar
 from wm_env.shard import Episode, Shard, write_shard
-from wm_env.speed import matmul_rate
+from wm_env.speed import best_rate, dream_step_flops, matmul_rate
 from wm_env.vae import VAE
 
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """Time collection (drivers, resizing, compression), the store, and the training of V."""
+    """Time collection (drivers, resizing, compression), the store, and the training of V and M."""
 
     json: Path | None = None  # write the rows here too
     quick: bool = False  # short runs, whose figures are rough
 
 
 def run(config: BenchConfig, vision: VisionConfig | None = None) -> list[Row]:
-    """Collect into a temporary folder, train a fresh V on that, print a table; returns the rows."""
+    """Collect into a temporary folder, train a fresh V on that and an M, print a table of rows."""
     with tempfile.TemporaryDirectory() as folder:
         rows, shards = collection_rows(Path(folder) / "data", quick=config.quick)
         rows += [opening_row(Path(folder) / "synthetic")]
         rows += vision_rows(shards, vision or VisionConfig(), quick=config.quick)
+    rows += [memory_row(MemoryConfig(), quick=config.quick)]
     print_rows(rows, device_name())
     if config.json:
         write_rows(rows, config.json)
@@ -192,6 +195,42 @@ def vision_rows(shards: list[Shard], config: VisionConfig, *, quick: bool = Fals
         Row("store, random reads while V trains", meanwhile, "images/s"),
         Row(f"VAE training, {name}, batch {config.batch}", rate, "images/s", most / flops),
     ]
+
+
+def memory_row(config: MemoryConfig, *, quick: bool = False) -> Row:
+    """Steps/s of training M, those of burn-in included, on made-up windows of the usual size."""
+    batch, length = (8, 16) if quick else (config.batch, (config.length or 1000) + config.burn_in)
+    random = np.random.default_rng(0)
+
+    def made_up(*shape: int) -> np.ndarray:
+        return random.uniform(size=(batch, *shape)).astype(np.float32)
+
+    size = config.mdn_rnn.latent_size
+    windows = Windows(
+        z=made_up(length + 1, size),
+        log_sigma=made_up(length + 1, size),
+        actions=made_up(length, 3),
+        tiles=made_up(length),
+        off_field=made_up(length),
+        weight=np.ones((batch, length), np.float32),
+        track_tiles=np.full(batch, 280.0, np.float32),
+    )
+    train_step, key, state = (
+        memory.make_train_step(config),
+        jax.random.key(0),
+        [memory.new_state(config)],
+    )
+    flops = 3.0 * dream_step_flops(state[0].mdn_rnns)  # of all members
+
+    def step() -> None:
+        state[0], metrics = train_step(state[0], windows, key)
+        jax.block_until_ready(metrics)
+
+    with progress_bar("training M", total=1) as bar:
+        rate = best_rate(step, batch * length)
+        bar.advance(1)
+    most, _ = matmul_rate(1024 if quick else 4096)
+    return Row(f"M training, float32, {batch} windows of {length}", rate, "steps/s", most / flops)
 
 
 def reading_rate(

@@ -109,7 +109,7 @@ def dream_rows(world: WorldModel, *, quick: bool = False) -> list[Row]:
     """Matmul, dream and real rates; a dream's limit is its matmuls at the rate of a large one."""
     largest, share, repeats = (1024, 0.1, 1) if quick else (4096, 1.0, 3)
     flops, size = speed.matmul_rate(largest, repeats=repeats)
-    limit = flops / speed.dream_step_flops(world)
+    limit = flops / speed.dream_step_flops(world.mdn_rnn)
     params = DreamParams(world_model=world)
 
     def steps(count: int) -> int:

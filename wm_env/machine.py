@@ -87,7 +87,7 @@ def _speeds(config: InfoConfig) -> dict[str, str]:
         bar.advance(1)
         rate = speed.dream_rate(DreamParams(world_model=world), config.dreams, steps=config.steps)
         bar.advance(1)
-    limit = flops / speed.dream_step_flops(world)
+    limit = flops / speed.dream_step_flops(world.mdn_rnn)
     kind = "" if "carracing" in shipped_names() else ", untrained weights"
     return {
         "float32 matmul": f"{flops / 1e9:,.0f} GFLOP/s ({size} x {size})",

@@ -57,9 +57,9 @@ def matmul_rate(
     return rate, size
 
 
-def dream_step_flops(world: WorldModel) -> float:
+def dream_step_flops(mdn_rnn: MDNRNN) -> float:
     """Floating-point operations of M's two matmuls in one dreamt step; the rest is small beside."""
-    return 2.0 * (world.mdn_rnn.gate_weight.size + world.mdn_rnn.head_weight.size)
+    return 2.0 * (mdn_rnn.gate_weight.size + mdn_rnn.head_weight.size)
 
 
 def dream_rate(params: DreamParams, batch: int, *, steps: int, repeats: int = 3) -> float:

@@ -13,11 +13,15 @@ from wm_env.convolution import Conv2x, ConvTranspose2x
 
 @dataclass(frozen=True)
 class VAEConfig:
-    """V's sizes; the defaults are those of Ha & Schmidhuber (2018), figure 22."""
+    """V's sizes, and what it shows; the sizes are those of Ha & Schmidhuber (2018), figure 22.
+
+    `sampled` shows everyone, drivers and M alike, draws of the posterior instead of its means.
+    """
 
     latent_size: int = 32
     encoder_channels: tuple[int, int, int, int] = (32, 64, 128, 256)  # kernels 4, stride 2
     decoder_channels: tuple[int, int, int] = (128, 64, 32)  # kernels 5, 5, 6, 6, stride 2
+    sampled: bool = False
 
 
 class Posterior(eqx.Module):
@@ -34,7 +38,7 @@ class Posterior(eqx.Module):
 
 
 class VAE(eqx.Module):
-    """V. Unbatched: `jax.vmap(vae.encode_mean)(images)`.
+    """V. Unbatched: `jax.vmap(vae.latent)(images)`.
 
     Source: Ha & Schmidhuber (2018), A.1. Trained with dtype bfloat16 where the processor has it:
     `encode` and `decode` compute in the dtype they are given and return float32.
@@ -72,9 +76,14 @@ class VAE(eqx.Module):
         mu, log_sigma = jnp.split(self.to_posterior(x.reshape(-1).astype(jnp.float32)), 2)
         return Posterior(mu, jnp.clip(log_sigma, -8.0, 4.0))
 
-    def encode_mean(self, image: Shaped[Array, "64 64 3"]) -> Float[Array, " z"]:
-        """The latent that the driver and M see: the posterior's mean [z]."""
-        return self.encode(image).mu
+    def latent(self, image: Shaped[Array, "64 64 3"]) -> Float[Array, " z"]:
+        """What the driver and M see: the posterior's mean, or a draw of it where V is `sampled`.
+
+        The draw is a function of the image. Were it another one for M than for the driver, the
+        action would tell M what the driver saw, and the dream would obey whoever drives in it.
+        """
+        posterior = self.encode(image)
+        return posterior.sample(key=_key_of(image)) if self.config.sampled else posterior.mu
 
     def decode(
         self, z: Float[Array, " z"], *, dtype: DTypeLike = jnp.float32
@@ -90,3 +99,12 @@ class VAE(eqx.Module):
         for layer in self.decoder[:-1]:
             x = jax.nn.relu(layer(x))
         return self.decoder[-1](x).astype(jnp.float32)
+
+
+def _key_of(image: Shaped[Array, "64 64 3"]) -> Array:
+    """A key that follows from an image, uint8 or float in [0, 1], and from its pixels' places."""
+    if image.dtype != jnp.uint8:
+        image = jnp.round(255.0 * image)
+    pixels = image.astype(jnp.uint32).reshape(-1)
+    places = 2 * jnp.arange(pixels.size, dtype=jnp.uint32) + 1
+    return jax.random.key(jnp.sum(pixels * places, dtype=jnp.uint32))

@@ -116,8 +116,8 @@ class WorldModel(eqx.Module):
         return self.mdn_rnn.config.hidden_size
 
     def encode(self, image: UInt8[Array, "64 64 3"] | Float[Array, "64 64 3"]) -> Float[Array, "z"]:
-        """The latent that driver and M see: V's posterior mean, in +-Z_LIMIT as in the dream."""
-        return jnp.clip(self.vae.encode_mean(image), -Z_LIMIT, Z_LIMIT)
+        """The latent that driver and M see, in +-Z_LIMIT as in the dream."""
+        return jnp.clip(self.vae.latent(image), -Z_LIMIT, Z_LIMIT)
 
     def decode(self, z: Float[Array, "z"]) -> UInt8[Array, "64 64 3"]:
         """The image of a latent."""

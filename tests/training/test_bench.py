@@ -1,5 +1,6 @@
-"""Rates of collecting, of the store and of training V; and the memory that they take."""
+"""Rates of collecting, of the store and of training V and M; and the memory that they take."""
 
+import dataclasses
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from tests.training.episodes import made_up_episode
+from tests.training.fits import MEMORY
 from training import bench
 from training.bench import forward_flops, opening_row, peak_memory, reading_rate
 from training.dataset import ImageStream
@@ -65,7 +67,18 @@ def test_reading_is_counted_in_images_until_told_to_stop(tmp_path, monkeypatch):
 
 def test_the_operations_of_v_are_those_that_xla_counts_less_padding():
     vae = VAE(key=jax.random.key(0))
-    there_and_back = jax.jit(lambda image: vae.decode(vae.encode_mean(image)))
+    there_and_back = jax.jit(lambda image: vae.decode(vae.latent(image)))
     analysis = there_and_back.lower(jnp.zeros((64, 64, 3))).cost_analysis()
     counted = (analysis[0] if isinstance(analysis, list) else analysis)["flops"]
     assert 0.7 * counted < forward_flops(vae) < counted
+
+
+@pytest.mark.usefixtures("lenient_dtypes")  # optax divides floats by integers
+def test_an_ensembles_training_is_bounded_by_the_operations_of_all_members(monkeypatch):
+    monkeypatch.setattr(bench, "matmul_rate", lambda _: (1e9, 0))
+    alone = bench.memory_row(MEMORY, quick=True)
+    both = bench.memory_row(dataclasses.replace(MEMORY, members=2), quick=True)
+    weights = (4 + 3 + 8) * 4 * 8 + 8 * (3 * 5 * 4 + 2)
+    assert alone.limit == pytest.approx(1e9 / (3 * 2 * weights))
+    assert both.limit == pytest.approx(alone.limit / 2)
+    assert alone.value > 0

@@ -1,5 +1,6 @@
 """Streams: held-out data is never trained on, orders resume, memory is bounded, ends are kept."""
 
+import dataclasses
 import itertools
 import threading
 import tracemalloc
@@ -281,7 +282,7 @@ def test_mirrored_latents_are_encoded_from_mirrored_images(shards, latents):
     episode = next(latents[0].episodes(mirrored=lambda: True))
     plain = next(latents[0].episodes())
     image = shards[0].read("images", slice(3, 4))[0]
-    expected = vae.encode_mean(jax.numpy.asarray(np.ascontiguousarray(mirror(image))))
+    expected = vae.latent(jax.numpy.asarray(np.ascontiguousarray(mirror(image))))
     np.testing.assert_allclose(episode.mu[3], expected, atol=2e-3)
     np.testing.assert_array_equal(episode.actions, mirror_action(plain.actions))
 
@@ -318,3 +319,14 @@ def test_latents_of_another_v_are_made_anew_and_of_the_same_v_are_kept(shards, l
     assert latents[0].path.stat().st_mtime_ns == before
     encode_store(shards, VAE(SMALL, key=jax.random.key(1)), tmp_path / "latents")
     assert latents[0].path.stat().st_mtime_ns > before
+
+
+def test_m_learns_the_very_draws_that_a_sampled_v_showed_its_drivers(shards, tmp_path):
+    means = VAE(SMALL, key=jax.random.key(0))
+    draws = VAE(dataclasses.replace(SMALL, sampled=True), key=jax.random.key(0))
+    encode_store(shards[:1], means, tmp_path / "latents")
+    latents = encode_store(shards[:1], draws, tmp_path / "latents")  # made anew: another V
+    episode = next(iter(latents[0].episodes()))
+    image = jax.numpy.asarray(shards[0].read("images", slice(5, 6))[0])
+    np.testing.assert_allclose(episode.mu[5], draws.latent(image), atol=2e-3)
+    assert np.max(np.abs(episode.mu[5] - means.latent(image))) > 0.01
