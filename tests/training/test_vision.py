@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from training.vision import VisionConfig, make_train_step, new_state
+from training.vision import VisionConfig, make_train_step, new_state, vision_loss
 from wm_env.vae import VAEConfig
 
 SMALL = VAEConfig(latent_size=8, encoder_channels=(4, 8, 8, 8), decoder_channels=(8, 8, 4))
@@ -47,3 +47,23 @@ def test_the_loss_falls_on_images_seen_again(images):
         state, metrics = train_step(state, images, jax.random.key(step))
         losses.append(float(metrics["loss"]))
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_below_its_tolerance_the_kl_costs_what_the_tolerance_would_and_has_no_gradient(images):
+    vae, image = new_state(CONFIG).vae, jax.numpy.asarray(images[0])
+
+    def loss(vae, tolerance, beta=0.5):
+        return vision_loss(vae, image, key=jax.random.key(0), beta=beta, tolerance=tolerance)
+
+    (plain, parts), (tight, _) = loss(vae, 0.0), loss(vae, 80.0)
+    assert float(parts["kl"]) < 8 * 80
+    assert float(plain - parts["squared_error"]) == pytest.approx(
+        0.5 * float(parts["kl"]), rel=1e-3
+    )
+    assert float(tight - parts["squared_error"]) == pytest.approx(0.5 * 8 * 80, rel=1e-5)
+    free, error, paid = (
+        jax.grad(lambda v, at=at: loss(v, *at)[0])(vae).to_posterior.bias
+        for at in ((80.0,), (0.0, 0.0), (0.0,))
+    )
+    np.testing.assert_allclose(free, error, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(paid, error, atol=1e-4)
