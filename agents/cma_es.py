@@ -57,7 +57,7 @@ class Evolution:
 
     # Searches are static arguments of `advance`: alike ones share its compiled program.
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Evolution) and self._kind == other._kind
+        return type(other) is type(self) and self._kind == other._kind
 
     def __hash__(self) -> int:
         return hash(self._kind)

@@ -22,7 +22,7 @@ from wm_env.checkpoint import load_checkpoint, save_checkpoint
 from wm_env.dream import DreamParams
 from wm_env.evaluation import evaluate
 from wm_env.progress import progress_bar
-from wm_env.weights import load_world, write_atomically
+from wm_env.weights import checksum_of, load_world, write_atomically
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,9 @@ def _note(history: list[dict[str, float]]) -> str:
 def _dream_of(config: EvolveConfig) -> dict[str, Any]:
     """What may not change in the middle of an evolution."""
     fixed = ("search", "temperature", "dropout", "start_middle", "seed", "world", "controller")
-    return {name: value for name, value in _jsonable(config).items() if name in fixed}
+    weights = [name for name in (config.world, config.controller) if name is not None]
+    dream = {name: value for name, value in _jsonable(config).items() if name in fixed}
+    return {**dream, "checksums": [checksum_of(name) for name in weights]}
 
 
 def _jsonable(config: EvolveConfig) -> dict[str, Any]:

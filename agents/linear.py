@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from wm_env.weights import WeightsError, load_controller, save_controller
+from wm_env.linear import ACTIONS, check_linear, linear_action
+from wm_env.weights import load_controller, save_controller
 
 FEATURES = 288  # [z, h] of the shipped sizes, 32 and 256
-ACTIONS = 3  # steer, gas, brake
 
 
 class LinearController(eqx.Module):
@@ -31,8 +31,7 @@ class LinearController(eqx.Module):
 
     def __call__(self, features: Float[Array, "f"]) -> Float[Array, "a"]:
         """Steer in [-1, 1], gas in [0, 1], brake in [0, 1] for the features [z, h]."""
-        steer, gas, brake = jnp.tanh(self.weight @ features + self.bias)
-        return jnp.stack([steer, 0.5 * (gas + 1.0), jnp.maximum(brake, 0.0)])
+        return linear_action(self.weight, self.bias, features)
 
 
 def linear_policy(
@@ -53,7 +52,7 @@ def save_linear(
         WeightsError: its arrays are not of a controller's shapes, or not finite.
     """
     arrays = {"weight": np.asarray(controller.weight), "bias": np.asarray(controller.bias)}
-    _check_shapes(arrays, "the controller to save", None)
+    check_linear(arrays, "the controller to save", None)
     save_controller(arrays, path, metadata)
 
 
@@ -72,18 +71,5 @@ def load_linear(
         WeightsError: as for `wm_env.weights.load_world`, or not a linear controller's shapes.
     """
     arrays, metadata = load_controller(path_or_shipped_name)
-    _check_shapes(arrays, str(path_or_shipped_name), features)
+    check_linear(arrays, str(path_or_shipped_name), features)
     return LinearController(**{name: jnp.asarray(arrays[name]) for name in arrays}), metadata
-
-
-def _check_shapes(arrays: Mapping[str, np.ndarray], origin: str, features: int | None) -> None:
-    found = {name: array.shape for name, array in sorted(arrays.items())}
-    weight = found.get("weight", ())
-    fits = set(found) == {"weight", "bias"} and len(weight) == 2 and weight[0] == ACTIONS
-    if not (fits and found["bias"] == (ACTIONS,) and features in (None, weight[1])):
-        raise WeightsError(
-            f"{origin}: has arrays {found}; expected a linear controller's weight "
-            f"({ACTIONS}, {features or 'features'}) and bias ({ACTIONS},), where features = latent "
-            f"+ hidden size of its world ({FEATURES} for the shipped one). Give a file written by "
-            "save_linear for this world, or evolve one (python -m agents evolve)."
-        )

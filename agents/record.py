@@ -5,7 +5,8 @@ from pathlib import Path
 
 from agents.film import make_film, write_filmstrip, write_gif, write_mp4
 from agents.linear import linear_policy, load_linear
-from agents.recording import Recording, foresee, record, write_telemetry
+from agents.recording import Recording, record, write_telemetry
+from wm_env.foresight import foresee
 from wm_env.weights import load_world
 
 

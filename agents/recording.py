@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from wm_env import mdn
-from wm_env.mdn_rnn import Carry
+from wm_env.foresight import Foresight
 from wm_env.progress import progress_bar
 from wm_env.real import make_real
 from wm_env.rollouts import Policy
@@ -95,33 +94,6 @@ def record(
     )
 
 
-class Foresight(eqx.Module):
-    """What M expected of each real step before it was taken, h being fed with real frames."""
-
-    z: Float[Array, "t z"]  # mean of z_{t+1}
-    tiles: Float[Array, "t"]  # expected number of tiles hit
-    off_field: Float[Array, "t"]  # probability of leaving the field
-    surprise: Float[Array, "t"]  # -log p(z_{t+1} | z_t, a_t, h_t), nats, summed over z
-
-
-@jax.jit
-def foresee(world: WorldModel, z: Array, actions: Array) -> Foresight:
-    """M's one-step expectations along real latents z [T + 1, z] and actions [T, 3]."""
-
-    def step(carry: Carry, seen: tuple[Array, Array, Array]) -> tuple[Carry, Foresight]:
-        z, action, next_z = seen
-        prediction, carry = world.mdn_rnn.step(z, action, carry)
-        return carry, Foresight(
-            z=mdn.mean(prediction.mixture),
-            tiles=world.mdn_rnn.expected_tiles(prediction),
-            off_field=jax.nn.sigmoid(prediction.off_field),
-            surprise=-jnp.sum(mdn.log_prob(prediction.mixture, next_z)),
-        )
-
-    _, foresight = jax.lax.scan(step, world.mdn_rnn.initial_carry(), (z[:-1], actions, z[1:]))
-    return foresight
-
-
 class Dreamt(eqx.Module):
     """An open-loop dream beside a recording: its latents, and how long each was dreamt alone."""
 
@@ -162,29 +134,21 @@ def dream_along(
     watching up to there.
     """
 
-    def look(
-        now: tuple[Array, Carry, Array], real_z: Array, real_carry: Carry, looks: Array
-    ) -> tuple[Array, Carry, Array]:
-        real = real_z, real_carry, jnp.int32(0)
-        return jax.tree.map(lambda a, b: jnp.where(looks, a, b), real, now)
+    def step(now: tuple, frame: tuple) -> tuple[tuple, tuple[Array, Array]]:
+        (z, carry, alone), (action, key, looks, *real) = now, frame
+        dreamt = world.advance(z, action, carry, key=key, temperature=temperature)
+        now = dreamt.z, dreamt.carry, alone + 1
+        now = jax.tree.map(lambda a, b: jnp.where(looks, a, b), (*real, 0), now)
+        return now, (now[0], now[2])
 
-    def step(state: tuple, seen: tuple) -> tuple[tuple, tuple[Array, Array]]:
-        (now, real_carry), (real_z, action, looks, key) = state, seen
-        dream_z, carry, alone = look(now, real_z, real_carry, looks)
-        dreamt = world.advance(dream_z, action, carry, key=key, temperature=temperature)
-        real_carry = world.mdn_rnn.advance_carry(real_z, action, real_carry)
-        return ((dreamt.z, dreamt.carry, alone + 1), real_carry), (dream_z, alone)
-
-    initial = world.mdn_rnn.initial_carry()
+    m = world.mdn_rnn
     keys = jax.random.split(key, len(actions))
-    begin = (z[0], initial, jnp.int32(0)), initial
-    (now, real_carry), (dreamt, alone) = jax.lax.scan(
-        step, begin, (z[:-1], actions, looks[:-1], keys)
-    )
-    last_z, _, last_alone = look(now, z[-1], real_carry, looks[-1])
+    frames = actions, keys, looks[1:], z[1:], m.unroll(z[:-1], actions)
+    begin = z[0], m.initial_carry(), jnp.int32(0)
+    _, (dreamt, alone) = jax.lax.scan(step, begin, frames)
     return Dreamt(
-        z=jnp.concatenate([dreamt, last_z[None]]),
-        alone=jnp.concatenate([alone, last_alone[None]]),
+        z=jnp.concatenate([z[:1], dreamt]),
+        alone=jnp.concatenate([jnp.zeros(1, jnp.int32), alone]),
     )
 
 

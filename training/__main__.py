@@ -1,4 +1,7 @@
-"""`python -m training STAGE --preset laptop --out DIR`: how V and M come to be."""
+"""`python -m training STAGE --preset laptop --out DIR`: how V and M come to be.
+
+Any number of the preset can be told by its path, as `--memory.asymmetry 5 --vision.beta 0.2`.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -21,8 +24,8 @@ class Stage:
     workers: int | None = None  # processes that collect; one a core unless told
     distributed: bool = False  # fit as one of several processes, see training/devices.py
 
-    def run(self, name: str) -> Any:
-        """Run the stage of that name in `training.pipeline`."""
+    def run(self, name: str, numbers: Sequence[str]) -> Any:
+        """Run the stage of that name in `training.pipeline`, with other `numbers` of its preset."""
         from dataclasses import fields, replace
 
         if self.distributed:  # before the imports below, some of which compute
@@ -31,9 +34,8 @@ class Stage:
             join_hosts()
         from training import pipeline
         from training.plan import CollectConfig
-        from training.presets import PRESETS
 
-        chosen = PRESETS[self.preset]
+        chosen = _chosen(self.preset, numbers)
         told = {key: value for key, value in vars(self).items() if value is not None}
         names = {one.name for one in fields(CollectConfig)}
         collect = replace(chosen.collect, **{key: told[key] for key in names & set(told)})
@@ -159,9 +161,12 @@ Command = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 only when its work was done."""
-    command = tyro.cli(Command, prog="python -m training", args=arguments)  # pyright: ignore
+    options: Any = {"prog": "python -m training", "description": __doc__, "args": arguments}
+    command, numbers = tyro.cli(Command, return_unknown_args=True, **options)  # pyright: ignore
+    if numbers and not isinstance(command, Stage | Sweep):
+        tyro.cli(Command, **options)  # tells what is unknown, and exits
     try:
-        _run(command)
+        _run(command, numbers)
     except (ValueError, OSError, RuntimeError) as error:  # all of ours are among these
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -174,7 +179,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(command: Any) -> None:
+def _chosen(preset: str, numbers: Sequence[str]) -> Any:
+    """The preset of that name, with the numbers told by their paths."""
+    from training.presets import PRESETS, Preset
+
+    return tyro.cli(Preset, prog="python -m training", default=PRESETS[preset], args=numbers)
+
+
+def _run(command: Any, numbers: Sequence[str]) -> None:
     if isinstance(command, Data):
         from training.overview import run_data
 
@@ -190,9 +202,9 @@ def _run(command: Any) -> None:
         print(*(shard.path for shard in import_minari(command.dataset, command.store)), sep="\n")
     elif isinstance(command, Sweep):
         from training import sweep
-        from training.presets import PRESETS
 
-        preset, out = PRESETS[command.preset], command.out or Path("runs") / command.preset
+        out = command.out or Path("runs") / command.preset
+        preset = _chosen(command.preset, numbers)
         config = sweep.SweepConfig(
             changes=command.changes or tuple(sweep.CHANGES),
             steps=command.steps,
@@ -206,7 +218,7 @@ def _run(command: Any) -> None:
 
         run(BenchConfig(json=command.json, quick=command.quick))
     else:
-        command.run(type(command).__name__.lower())
+        command.run(type(command).__name__.lower(), numbers)
 
 
 if __name__ == "__main__":

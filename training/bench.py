@@ -199,7 +199,8 @@ def vision_rows(shards: list[Shard], config: VisionConfig, *, quick: bool = Fals
 
 def memory_row(config: MemoryConfig, *, quick: bool = False) -> Row:
     """Steps/s of training M, those of burn-in included, on made-up windows of the usual size."""
-    batch, length = (8, 16) if quick else (config.batch, (config.length or 1000) + config.burn_in)
+    whole = (config.length + config.burn_in) if config.length else 1000
+    batch, length = (8, 16) if quick else (config.batch, whole)
     random = np.random.default_rng(0)
 
     def made_up(*shape: int) -> np.ndarray:

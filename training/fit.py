@@ -82,6 +82,7 @@ def fit(
     data: str,
     out: Path,
     unit: int = 1,
+    begun_from: str | None = None,
     pictures: Callable[[Any], None] | None = None,
 ) -> Any:
     """Fit a model, from `out/checkpoint.safetensors` on where there is one; returns it.
@@ -95,6 +96,8 @@ def fit(
         config: a checkpoint of another one is refused, and so is one of other data.
         data: the name of the data, see `data_name`.
         out: the folder of checkpoint, `metrics.jsonl` and event files.
+        begun_from: the name of the weights that the fit goes on from; of others a checkpoint is
+            refused.
         unit: what one example of a batch counts in the rate "per_second".
         pictures: draws those of a model, now and then and at the end; one that fails is told on
             stderr and ends nothing.
@@ -105,6 +108,8 @@ def fit(
     """
     checkpoint, devices = out / "checkpoint.safetensors", Devices(config.batch)
     about = {**asdict(config), "data": data, "processes": jax.process_count()}
+    if begun_from:
+        about["begun_from"] = begun_from
     del about["pictures_every"]  # another number of it changes no weight
     (state, best, first_loss), done = _begin(state, config, checkpoint, about)
     state, best, key = *devices.replicate((state, best)), devices.key(config.seed + 1)

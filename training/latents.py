@@ -5,9 +5,8 @@ A file `latents-00000.safetensors` a shard holds `mu`, `log_sigma`, `mirrored_mu
 V that made it and the images, so that a new V or other driving makes them anew.
 """
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from wm_env.progress import progress_bar
 from wm_env.shard import EpisodeRow, Shard, bounds
 from wm_env.storage import StoreError, appearing_whole
 from wm_env.vae import VAE, Posterior
+from wm_env.weights import digest_of
 
 _STEP_ARRAYS = ("actions", "tiles", "off_field")
 _BATCH = 512  # images that are read and encoded at a time
@@ -115,12 +115,24 @@ def open_latents(out: Path) -> list[LatentShard]:
     return [LatentShard(path, _rows(path)) for path in paths]
 
 
+def check_encoded_by(shards: Sequence[LatentShard], vae: VAE) -> None:
+    """Look whether this very V encoded the files.
+
+    Raises:
+        StoreError: another did.
+    """
+    fingerprint = vae_fingerprint(vae)
+    for shard in shards:
+        if _made_from(shard.path).get("vae") != fingerprint:
+            raise StoreError(
+                f"latents {shard.path} were encoded by another V than the one at hand; run `python "
+                "-m training latents` with that --out, which makes them anew."
+            )
+
+
 def vae_fingerprint(vae: VAE) -> str:
     """sha256 of V's weights, and of what it shows: the name of a V."""
-    digest = hashlib.sha256(b"sampled" * vae.config.sampled)
-    for leaf in jax.tree.leaves(eqx.filter(vae, eqx.is_array)):
-        digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()
+    return digest_of(vae, salt=b"sampled" * vae.config.sampled)
 
 
 def _encode_shard(shard: Shard, vae: VAE, path: Path, made_from: dict[str, str]) -> None:

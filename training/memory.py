@@ -20,6 +20,7 @@ from training.latents import LatentShard
 from training.memory_loss import MemoryConfig, memory_loss
 from wm_env.checkpoint import load_checkpoint, save_checkpoint
 from wm_env.mdn_rnn import MDNRNN
+from wm_env.weights import digest_of
 
 
 class MemoryState(NamedTuple):
@@ -98,7 +99,8 @@ def fit_memory(
     """Fit the members on latents; goes on from `out/checkpoint.safetensors`.
 
     Leaves `mdn_rnn.safetensors` (those of further members are numbered) and metrics in `out`.
-    `begin_from` is used up; `pictures` draws those of the first member, as `fit` asks for them.
+    `begin_from` are M's to fit on; `pictures` draws those of the first member, as `fit` asks for
+    them.
     """
     whole = config.length is None
     length = config.length or max(row.length for shard in shards for row in shard.rows)
@@ -128,9 +130,10 @@ def fit_memory(
         batches,
         validate,
         config=config,
-        data=data_name([_mark(shard) for shard in shards]),
+        data=data_of(shards),
         out=out,
         unit=length,
+        begun_from=digest_of(begin_from) if begin_from else None,
         pictures=pictures and (lambda mdn_rnns: pictures(_members(mdn_rnns, 1)[0])),
     )
     members = _members(mdn_rnns, config.members)
@@ -157,6 +160,15 @@ def member_paths(config: MemoryConfig, path: Path) -> list[Path]:
     return [path, *(path.with_stem(f"{path.stem}-{number}") for number in others)]
 
 
+def data_of(shards: Sequence[LatentShard]) -> str:
+    """The name of what M learns from: the V and the images that the latents were made of."""
+    marks = []
+    for shard in shards:
+        with safe_open(shard.path, framework="numpy") as file:
+            marks.append(json.dumps(file.metadata(), sort_keys=True))
+    return data_name(marks)
+
+
 def _each(function: Callable[..., Any], config: MemoryConfig) -> Callable[..., Any]:
     """`function` of each member, along the first axis of everything."""
     if config.members > 1:
@@ -168,9 +180,3 @@ def _each(function: Callable[..., Any], config: MemoryConfig) -> Callable[..., A
 
 def _members(mdn_rnns: MDNRNN, count: int) -> list[MDNRNN]:
     return [jax.tree.map(lambda leaf, at=at: leaf[at], mdn_rnns) for at in range(count)]
-
-
-def _mark(shard: LatentShard) -> str:
-    """What a latent file was made from: the V and the images."""
-    with safe_open(shard.path, framework="numpy") as file:
-        return json.dumps(file.metadata(), sort_keys=True)

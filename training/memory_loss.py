@@ -22,10 +22,12 @@ class MemoryConfig(FitConfig):
 
     M sees the posterior means, as the driver does, plus noise of standard deviation `latent_noise`,
     which keeps the density from becoming needle-sharp. `posterior_noise` adds that share of V's own
-    uncertainty (1: posterior samples, as in the paper). Each window draws from `own_shares` the
-    share of its steps at which M sees its own sample instead of the real latent (scheduled
-    sampling, Bengio et al. 2015). Without it M has never seen what its dreams look like once they
-    stray: it then puts the car back on the road, and whoever is evolved there drives blind.
+    uncertainty (1: posterior samples). Drivers do not see it, so what they do then tells M what the
+    road was like; where V is `sampled`, they see the draws that M does. Each window draws from
+    `own_shares` the share of its steps at which M sees its own sample instead of the real latent
+    (scheduled sampling, Bengio et al. 2015). Without it M has never seen what its dreams look like
+    once they stray: it then puts the car back on the road, and whoever is evolved there drives
+    blind.
 
     The parts of the loss are weighed; expecting more tiles than were hit costs `asymmetry` times as
     much, and missing a fall `fall_weight` times as much as inventing one. The seed project's are
@@ -128,7 +130,7 @@ def half_dreamt(
 def _tiles_loss(
     output: Float[Array, " t"], window: Windows, config: MemoryConfig
 ) -> Float[Array, " t"]:
-    """Deviance of a Poisson rate, or squared error: 0 where the expectation is right."""
+    """Half the deviance of a Poisson rate, or squared error: 0 where the expectation is right."""
     target = jnp.asarray(window.tiles)
     if config.mdn_rnn.tiles == "poisson":
         log_rate = jnp.minimum(output, 3.0)

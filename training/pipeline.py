@@ -21,7 +21,7 @@ from agents import evolve
 from training.collect import collect
 from training.contender import Contender, best_of, evaluate_contender
 from training.devices import is_first, wait_for_all
-from training.latents import LatentShard, encode_store, open_latents
+from training.latents import LatentShard, check_encoded_by, encode_store, open_latents
 from training.memory import MemoryConfig, fit_memory, load_memory
 from training.pictures import memory_pictures
 from training.plan import CollectConfig
@@ -157,13 +157,15 @@ def _fit_world(
 ) -> None:
     """Fit M in `folder/memory`, and write the world of it."""
     vae = load_vision(preset.vision, out / "vision")
+    check_encoded_by(latents, vae)
 
     def draw(mdn_rnn: MDNRNN) -> None:
         memory_pictures(vae, mdn_rnn, shards, latents, folder / "memory")
 
     fit_memory(latents, config, folder / "memory", begin_from=begin_from, pictures=draw)
     if is_first():
-        write_worlds(preset, out / "vision", folder, shards, latents)
+        made = replace(preset, memory=config)
+        write_worlds(made, out / "vision", folder, shards, latents)
     wait_for_all("the world is written")
 
 

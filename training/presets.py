@@ -9,6 +9,7 @@ from training.memory_loss import MemoryConfig
 from training.plan import CollectConfig
 from training.vision import VisionConfig
 from wm_env.mdn_rnn import MDNRNNConfig
+from wm_env.vae import VAEConfig
 
 
 @dataclass(frozen=True)
@@ -97,10 +98,16 @@ SEED = replace(
 PAPER = replace(
     LAPTOP,
     collect=CollectConfig(episodes={"random": 10_000}),
-    vision=VisionConfig(beta=1.0, tolerance=0.5, batch=100, steps=1_000_000, learning_rate=1e-4),
+    vision=VisionConfig(
+        vae=VAEConfig(sampled=True),
+        beta=1.0,
+        tolerance=0.5,
+        batch=100,
+        steps=1_000_000,
+        learning_rate=1e-4,
+    ),
     memory=MemoryConfig(
         latent_noise=0.0,
-        posterior_noise=1.0,
         own_shares=(0.0,),
         batch=100,
         length=1000,

@@ -1,6 +1,5 @@
 """The worlds of a run: V, M and start states, with the provenance of all of it."""
 
-import hashlib
 import platform
 import subprocess
 from collections import Counter
@@ -10,16 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from training.fit import data_name
-from training.latents import LatentShard
+from training.latents import LatentShard, vae_fingerprint
 from training.memory import load_memory, member_paths
 from training.presets import Preset
 from training.starts import assemble_world
 from training.vision import load_vision
 from wm_env.shard import Shard
-from wm_env.weights import WeightsError, load_world, save_world
+from wm_env.weights import WeightsError, digest_of, load_world, save_world
 
 _PACKAGES = ("jax", "equinox", "optax", "gymnasium", "gymnax", "evosax", "numpy", "zarr")
 
@@ -36,7 +34,7 @@ def write_worlds(
     data = data_name([shard.manifest["checksums"]["images"] for shard in shards])
     worlds = member_paths(preset.memory, folder / "world.safetensors")
     for mdn_rnn, path in zip(members, worlds, strict=True):
-        sources = {"V": _digest(vae), "M": _digest(mdn_rnn), "data": data}
+        sources = {"V": vae_fingerprint(vae)[:16], "M": digest_of(mdn_rnn)[:16], "data": data}
         if not _is_made_of(sources, path):
             facts = {**provenance(preset, shards), "sources": sources}
             save_world(assemble_world(vae, mdn_rnn, latents, facts), path)
@@ -70,13 +68,6 @@ def _is_made_of(sources: dict[str, str], path: Path) -> bool:
         return load_world(path).metadata.get("sources") == sources
     except WeightsError:  # none, or a damaged one: it is written anew
         return False
-
-
-def _digest(model: Any) -> str:
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(model):
-        digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _commit() -> str:

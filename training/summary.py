@@ -8,6 +8,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from training.contender import Contender, best_of
@@ -32,13 +33,13 @@ _MARKS = {
 }
 
 
-def marks(stage: str, store: StorePath, out: Path) -> dict[str, float]:
-    """The files by which one sees whether a stage did anything, and when each was written."""
+def marks(stage: str, store: StorePath, out: Path) -> dict[str, tuple[float, int]]:
+    """The files by which one sees whether a stage did anything: when written, and how large."""
     if stage == "collect":
         found = store.glob("shard-*.zip")
     else:
         found = (path for pattern in _MARKS[stage] for path in out.glob(pattern))
-    return {str(path): path.stat().st_mtime for path in found}
+    return {str(path): (path.stat().st_mtime, path.stat().st_size) for path in found}
 
 
 def print_summary(
@@ -71,7 +72,7 @@ def print_summary(
         ),
         "evaluation": (_evaluated(best, out, evaluation), "evaluation.json"),
     }
-    table = Table("stage", "made", "seconds", "files", box=box.SIMPLE_HEAD, title=str(out))
+    table = Table("stage", "made", "seconds", "files", box=box.SIMPLE_HEAD, title=escape(str(out)))
     for stage, (what, files) in made.items():
         table.add_row(stage, what, spent[stage], files)
     console = Console()
@@ -82,6 +83,7 @@ def print_summary(
         "python -m agents evaluate --episodes 100 "
         f"--world {best.world} --controller {best.controller}",
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )
 

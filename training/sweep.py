@@ -2,9 +2,10 @@
 
 Every M is fitted on from the same one, or anew, on the same latents. All are driven by the same
 policies, which remember with the M of `driver`, on the same real tracks, driven once. What is
-finished is kept.
+finished is kept, in files named for all that it follows from.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -13,19 +14,21 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
-from training.latents import LatentShard, open_latents
-from training.memory import fit_memory
+from training.latents import LatentShard, check_encoded_by, open_latents
+from training.memory import data_of, fit_memory
 from training.memory_loss import MemoryConfig
 from training.starts import assemble_world
 from training.vision import VisionConfig, load_vision
+from wm_env.fidelity.driven_dream import check_same_v
 from wm_env.fidelity.report import FidelityConfig
 from wm_env.fidelity.report import run as report
 from wm_env.mdn_rnn import MDNRNN, MDNRNNConfig
 from wm_env.vae import VAE
-from wm_env.weights import load_world, save_world
+from wm_env.weights import checksum_of, digest_of, load_world, save_world
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,16 @@ class Change:
     mdn_rnn: Mapping[str, Any] = field(default_factory=dict)  # of MDNRNNConfig
     dream: Mapping[str, Any] = field(default_factory=dict)  # temperature, dropout
     fits: tuple[str, ...] = ()  # of which changes the M's are; more than one are an ensemble
+    mixture_anew: bool = (
+        False  # whether the mixture's head is drawn anew, as where its form changes
+    )
 
 
 CHANGES = {
     "base": Change(),
     "another seed": Change({"seed": 1}),
     "never its own samples": Change({"own_shares": (0.0,)}),
+    "mixture anew": Change(mixture_anew=True),
     "shared mixture": Change(mdn_rnn={"shared_mixture": True}),
     "one component": Change(mdn_rnn={"mixtures": 1}),
     "tiles by squared error": Change(mdn_rnn={"tiles": "squared"}),
@@ -76,21 +83,28 @@ def run(config: SweepConfig, memory: MemoryConfig, vision: VisionConfig, out: Pa
     """Compare the changes in `out/sweep`, and print their table; returns its rows.
 
     Raises:
-        ValueError: an unknown change, or a driver of another V than the latents'.
+        ValueError: no change or an unknown one, or worlds of another V than the run's.
     """
-    for name in config.changes:
-        if name not in CHANGES:
-            known = ", ".join(map(repr, CHANGES))
-            raise ValueError(f"no change is called {name!r}; expected some of {known}.")
+    unknown = [name for name in config.changes if name not in CHANGES]
+    if unknown or not config.changes:
+        known = ", ".join(map(repr, CHANGES))
+        raise ValueError(f"changes are {unknown or 'none'}; expected some of {known}.")
     vae = load_vision(vision, out / "vision")
+    for option in ("begin_from", "driver"):
+        world = getattr(config, option)
+        if world is not None:  # before hours of fitting
+            check_same_v(load_world(world), vae, f"{option} {world}")
     folders = [out, *sorted(path.parent for path in out.glob("round-*/latents"))]
     latents = [shard for folder in folders for shard in open_latents(folder / "latents")]
+    check_encoded_by(latents, vae)
     begin = load_world(config.begin_from).mdn_rnn if config.begin_from else None
     base, rows = replace(memory, steps=config.steps), []
     for name in config.changes:
         fits = CHANGES[name].fits or (name,)
         worlds = tuple(str(_world(fit, base, begin, vae, latents, out / "sweep")) for fit in fits)
-        told = out / "sweep" / _slug(name) / "fidelity.json"
+        drivers = [checksum_of(weights) for weights in (config.driver, config.controller)]
+        asked = [*map(checksum_of, worlds), *drivers, CHANGES[name].dream]
+        told = out / "sweep" / f"{_named(name, asked)}.json"
         if not told.exists():
             report(
                 FidelityConfig(
@@ -115,7 +129,7 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
         table.add_column(name.replace("_", " "), justify="right" if index else "left")
     for row in rows:
         name, *figures = row.values()
-        table.add_row(name, *("" if value is None else f"{value:.2f}" for value in figures))
+        table.add_row(name, *("" if value is None else f"{value:.3g}" for value in figures))
     Console().print(table)
 
 
@@ -127,21 +141,31 @@ def changed(base: MemoryConfig, change: Change) -> MemoryConfig:
     return replace(base, mdn_rnn=replace(base.mdn_rnn, **change.mdn_rnn), **told)
 
 
-def begun_from(begin: MDNRNN, config: MDNRNNConfig, seed: int) -> MDNRNN:
-    """An M of `config` with the gates of `begin`, and what of its heads means the same."""
-    fresh = MDNRNN(config, key=jax.random.key(seed))
-    heads = begin.head_weight, begin.head_bias
-    if (begin.config.mixtures, begin.config.shared_mixture) != (
-        config.mixtures,
-        config.shared_mixture,
-    ):
-        heads = fresh.head_weight, fresh.head_bias
-    elif begin.config.tiles != config.tiles:
-        heads = heads[0].at[:, -2].set(fresh.head_weight[:, -2]), heads[1].at[-2].set(0.0)
+def begun_from(begin: MDNRNN, config: MDNRNNConfig, *, mixture: bool, seed: int) -> MDNRNN:
+    """An M of `config` with the gates of `begin`, and what of its heads means the same.
+
+    `mixture` says whether the mixture's head is taken over where it is of the same form.
+    """
+    fresh, told = MDNRNN(config, key=jax.random.key(seed)), begin.config
+    alike = (told.mixtures, told.shared_mixture) == (config.mixtures, config.shared_mixture)
+    weight, bias = (
+        jnp.concatenate(
+            [
+                (old if mixture and alike else new)[..., :-2],
+                (old if told.tiles == config.tiles else new)[..., -2:-1],
+                old[..., -1:],
+            ],
+            axis=-1,
+        )
+        for old, new in (
+            (begin.head_weight, fresh.head_weight),
+            (begin.head_bias, fresh.head_bias),
+        )
+    )
     return eqx.tree_at(
         lambda m: (m.gate_weight, m.gate_bias, m.head_weight, m.head_bias),
         fresh,
-        (begin.gate_weight, begin.gate_bias, *heads),
+        (begin.gate_weight, begin.gate_bias, weight, bias),
     )
 
 
@@ -153,14 +177,20 @@ def _world(
     latents: list[LatentShard],
     out: Path,
 ) -> Path:
-    folder, config = out / _slug(name), changed(base, CHANGES[name])
+    config = changed(base, CHANGES[name])
+    anew = CHANGES[name].mixture_anew
+    asked = [asdict(config), begin and digest_of(begin), data_of(latents), *(["anew"] * anew)]
+    folder = out / _named(name, asked)
     path = folder / "world.safetensors"
     if not path.exists():
-        begin_from = [begun_from(begin, config.mdn_rnn, config.seed)] if begin else []
+        taken = {"mixture": not anew, "seed": config.seed}
+        begin_from = [begun_from(begin, config.mdn_rnn, **taken)] if begin else []
         mdn_rnn, *_ = fit_memory(latents, config, folder / "memory", begin_from=begin_from)
         save_world(assemble_world(vae, mdn_rnn, latents, {"memory": asdict(config)}), path)
     return path
 
 
-def _slug(name: str) -> str:
-    return "-".join("".join(c if c.isalnum() or c == "." else " " for c in name).split())
+def _named(name: str, asked: list[Any]) -> str:
+    """A file's name for the answer to just this question."""
+    words = "".join(c if c.isalnum() or c == "." else " " for c in name).split()
+    return "-".join([*words, hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]])

@@ -133,6 +133,14 @@ def checksum_of(path_or_shipped_name: str | os.PathLike) -> str:
         raise WeightsError(f"{path}: not a file of weights ({error!r}).") from error
 
 
+def digest_of(tree: Any, *, salt: bytes = b"") -> str:
+    """SHA-256 of `salt` and the bytes of a pytree's arrays, in whatever shapes."""
+    digest = hashlib.sha256(salt)
+    for leaf in jax.tree.leaves(tree):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
 def shipped_names() -> list[str]:
     """Names of the weights that come with the package."""
     return sorted(path.stem for path in ASSETS.glob(f"*{_SUFFIX}"))

@@ -9,15 +9,8 @@ import pytest
 from agents import film as film_module
 from agents.film import Film, make_film, write_filmstrip, write_gif, write_mp4
 from agents.linear import LinearController, linear_policy
-from agents.recording import (
-    Recording,
-    Syncing,
-    decode,
-    dream_along,
-    foresee,
-    record,
-    write_telemetry,
-)
+from agents.recording import Recording, Syncing, decode, dream_along, record, write_telemetry
+from wm_env.foresight import foresee
 
 STEPS = 24
 SYNCING = Syncing(watch=4, every=10)
@@ -51,18 +44,6 @@ def test_the_same_seed_records_the_same_drive(world, recording):
     )
     np.testing.assert_array_equal(again.images, recording.images)
     np.testing.assert_array_equal(again.rewards, recording.rewards)
-
-
-def test_foresight_is_of_each_real_step(world, recording):
-    foresight = foresee(world, recording.z, recording.actions)
-    prediction, carry = world.mdn_rnn.step(
-        jnp.asarray(recording.z[0]),
-        jnp.asarray(recording.actions[0]),
-        world.mdn_rnn.initial_carry(),
-    )
-    assert foresight.surprise.shape == (STEPS,)
-    np.testing.assert_allclose(foresight.tiles[0], np.exp(prediction.tiles), rtol=1e-4)
-    np.testing.assert_allclose(recording.h[1], carry.h, atol=1e-4)
 
 
 def test_a_dream_that_always_looks_is_the_real_thing(world, recording):

@@ -1,9 +1,9 @@
 """Streams: held-out data is never trained on, orders resume, memory is bounded, ends are kept."""
 
-import dataclasses
 import itertools
 import threading
 import tracemalloc
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -207,8 +207,14 @@ def test_whole_episodes_are_never_cut_and_nothing_beyond_their_end_counts(latent
 
 
 def test_windows_know_their_tracks_number_of_tiles(latents):
-    stream = WindowStream(latents, batch=3, length=8, burn_in=4, seed=0, group=3)
-    np.testing.assert_array_equal(next(stream.batches()).track_tiles, 280.0)
+    own = [
+        LatentShard(shard.path, tuple(replace(row, track_tiles=row.length) for row in shard.rows))
+        for shard in latents
+    ]
+    stream = WindowStream(own, batch=9, length=30, burn_in=0, whole=True, seed=0, group=3)
+    windows = next(stream.batches())
+    np.testing.assert_array_equal(windows.track_tiles, windows.weight.sum(axis=1))
+    assert len(set(windows.track_tiles.tolist())) > 3
 
 
 def test_windows_resumed_at_a_step_are_those_of_an_unbroken_run(latents):
@@ -323,7 +329,7 @@ def test_latents_of_another_v_are_made_anew_and_of_the_same_v_are_kept(shards, l
 
 def test_m_learns_the_very_draws_that_a_sampled_v_showed_its_drivers(shards, tmp_path):
     means = VAE(SMALL, key=jax.random.key(0))
-    draws = VAE(dataclasses.replace(SMALL, sampled=True), key=jax.random.key(0))
+    draws = VAE(replace(SMALL, sampled=True), key=jax.random.key(0))
     encode_store(shards[:1], means, tmp_path / "latents")
     latents = encode_store(shards[:1], draws, tmp_path / "latents")  # made anew: another V
     episode = next(iter(latents[0].episodes()))

@@ -1,14 +1,17 @@
 """`python -m training`: every command is there, and says what is wrong in one line."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from training import bench
+from training import bench, pipeline
 from training.__main__ import main
+from training.presets import SMOKE
 from wm_env.bench import Row, write_rows
+from wm_env.mdn_rnn import MDNRNNConfig
 
-COMMANDS = "collect data vision latents memory evolve loop all bench".split()
+COMMANDS = "collect data vision latents memory evolve loop all sweep bench".split()
 
 
 def test_help_names_every_command(capsys):
@@ -47,3 +50,24 @@ def test_bench_is_passed_its_options(tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "run", timed)
     assert main(["bench", "--quick", "--json", str(tmp_path / "rows.json")]) == 0
     assert json.loads((tmp_path / "rows.json").read_text())[0]["ratio"] == 0.5
+
+
+def test_any_number_of_a_preset_can_be_told_by_its_path(tmp_path, monkeypatch):
+    told = {}
+    monkeypatch.setattr(pipeline, "run_memory", lambda preset, out: told.update(preset=preset))
+    arguments = ["--memory.asymmetry", "5", "--memory.mdn-rnn.tiles", "squared"]
+    assert main(["memory", "--preset", "smoke", "--out", str(tmp_path), *arguments]) == 0
+    expected = replace(SMOKE.memory, asymmetry=5.0, mdn_rnn=MDNRNNConfig(tiles="squared"))
+    assert told["preset"].memory == expected
+    assert told["preset"].vision == SMOKE.vision
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [("--memory.asymetry 5", "--memory.asymmetry"), ("--memory.mdn-rnn.tiles none", "poisson")],
+)
+def test_a_number_that_the_preset_does_not_have_is_refused(tmp_path, capsys, wrong, told):
+    with pytest.raises(SystemExit) as end:
+        main(["memory", "--preset", "smoke", "--out", str(tmp_path), *wrong.split()])
+    assert end.value.code == 2
+    assert told in capsys.readouterr().err

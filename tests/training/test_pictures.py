@@ -13,13 +13,14 @@ from tests.training.episodes import made_up_episode
 from training.dataset import held_out_images
 from training.latents import EpisodeLatents, LatentShard, encode_store
 from training.pictures import held_out_drives, memory_pictures, reconstructions, vision_pictures
-from training.pictures.calibration import calibrate
+from training.pictures.calibration import PROBABILITY_EDGES, interval
 from training.pictures.dreams import HORIZONS, WATCH, dream_window
 from training.pictures.foretelling import dream, foretell, world_of
 from training.pictures.moments import APART, AROUND, around, peaks
 from training.pictures.sheet import Block, Strip, write_sheet
 from training.pictures.tiles import count_tiles, dreams_on_the_way
 from training.pictures.vision import REACH, Dimension, moved_along, rebuild, used_dimensions
+from wm_env.fidelity.calibration import reliability
 from wm_env.shard import EpisodeRow, write_shard
 from wm_env.storage import StoreError
 from wm_env.vae import Posterior
@@ -76,7 +77,7 @@ def test_a_planted_surprise_is_found(steady_world):
     usual = 32 * 0.5 * np.log(2 * np.pi)  # at the mode of a standard normal in each dimension
     assert foretold.surprise[0] == pytest.approx(usual, rel=2e-2)  # M's floor makes sigma 1.007
     assert foretold.surprise[70] == pytest.approx(usual + 32 * 0.5 * 3.0**2, rel=2e-2)
-    np.testing.assert_allclose(foretold.next_z, 1.0, atol=1e-5)
+    np.testing.assert_allclose(foretold.z, 1.0, atol=1e-5)
 
 
 def test_episodes_of_any_number_and_length_are_foretold_as_each_alone(world):
@@ -86,26 +87,14 @@ def test_episodes_of_any_number_and_length_are_foretold_as_each_alone(world):
         (alone,) = foretell(world, [one])
         assert len(foretold.tiles) == len(one.actions)
         np.testing.assert_allclose(foretold.tiles, alone.tiles, rtol=1e-4)
-        np.testing.assert_allclose(foretold.next_z, alone.next_z, atol=1e-4)
-
-
-def test_what_is_foretold_is_what_m_predicts_of_each_step(world):
-    one = episode(5)
-    (foretold,) = foretell(world, [one])
-    carry = world.mdn_rnn.initial_carry()
-    for step, action in enumerate(one.actions):
-        z = jnp.asarray(one.mu[step], jnp.float32)
-        prediction, carry = world.mdn_rnn.step(z, jnp.asarray(action), carry)
-        assert foretold.tiles[step] == pytest.approx(float(jnp.exp(prediction.tiles)), rel=1e-4)
-        off_field = float(jax.nn.sigmoid(prediction.off_field))
-        assert foretold.off_field[step] == pytest.approx(off_field, rel=1e-4)
+        np.testing.assert_allclose(foretold.z, alone.z, atol=1e-4)
 
 
 def test_a_dream_is_real_while_m_watches_and_ends_with_the_episode(world):
     one = episode(100)
     dreams = dream(world, one, begin=30, watch=20, steps=60, temperatures=(1.0, 1.0))
-    assert (dreams.begin, dreams.alone) == (30, 50)
-    assert dreams.z.shape == (2, 71, 32) and dreams.tiles.shape == (2, 70)
+    assert dreams.alone == 50
+    assert dreams.z.shape == (2, 71, 32) and dreams.tiles.shape == (2, 50)
     real = np.broadcast_to(one.mu[30:51].astype(np.float32), (2, 21, 32))
     np.testing.assert_array_equal(dreams.z[:, :21], real)
     assert not np.isclose(dreams.z[:, 21], one.mu[51]).any()
@@ -116,7 +105,8 @@ def test_a_dream_pays_the_tiles_that_m_expects_of_what_it_dreamt(world):
     one = episode(40)
     dreams = dream(world, one, begin=0, watch=10, steps=30, temperatures=(1.0,))
     along = replace(one, mu=dreams.z[0])
-    np.testing.assert_allclose(dreams.tiles[0], foretell(world, [along])[0].tiles, rtol=1e-3)
+    (foretold,) = foretell(world, [along])
+    np.testing.assert_allclose(dreams.tiles[0], foretold.tiles[10:], rtol=1e-3)
 
 
 def test_at_temperature_zero_luck_has_no_part(world):
@@ -142,7 +132,7 @@ def test_running_tiles_are_those_of_the_data_and_of_a_steady_m(steady_world):
 
 def test_dreams_follow_one_another_to_the_end_of_a_long_episode(steady_world):
     dreams = dreams_on_the_way(steady_world, episode(700))
-    spans = [(one.alone, one.begin + one.tiles.shape[1]) for one in dreams]
+    spans = [(one.alone, one.alone + one.tiles.shape[1]) for one in dreams]
     assert spans == [(50, 300), (300, 550), (550, 700)]
 
 
@@ -154,28 +144,33 @@ def test_the_dream_shown_lies_within_its_episode(length):
         assert begin + watch + HORIZONS[-1] <= length
 
 
-def test_a_steady_rate_is_calibrated_against_the_mean_of_what_came(steady_world):
+def test_a_steady_rate_is_judged_by_the_mean_of_what_came(steady_world):
     one = episode(120)
     (foretold,) = foretell(steady_world, [one])
-    bins = calibrate(foretold.tiles, one.tiles, np.array([0.0, 0.1, 0.5, np.inf]))
-    assert bins.steps.tolist() == [120] and bins.events.tolist() == [one.tiles.sum()]
-    assert bins.promised[0] == pytest.approx(RATE, rel=1e-4)
-    assert bins.given[0] == pytest.approx(one.tiles.mean())
-    assert bins.low[0] < bins.given[0] < bins.high[0]
+    (part,) = reliability(foretold.tiles, one.tiles, (0.0, 0.1, 0.5, np.inf)).bins
+    assert (part.count, part.predicted) == (120, pytest.approx(RATE, rel=1e-4))
+    low, high = interval(part)
+    assert part.observed == pytest.approx(one.tiles.mean())
+    assert low < part.observed < high
 
 
 def test_promises_that_are_kept_lie_within_their_intervals_as_often_as_these_say():
     random = np.random.default_rng(0)
     promised = random.uniform(0.0, 1.0, 100_000)
-    bins = calibrate(promised, random.poisson(promised), np.linspace(0.0, 1.0, 201))
-    assert len(bins.steps) == 200 and bins.steps.sum() == 100_000
-    kept = (bins.low <= bins.promised) & (bins.promised <= bins.high)
-    assert 0.9 < kept.mean() < 0.99
+    bins = reliability(promised, random.poisson(promised), np.linspace(0.0, 1.0, 201).tolist()).bins
+    assert len(bins) == 200 and sum(part.count for part in bins) == 100_000
+    kept = [low <= part.predicted <= high for part in bins for low, high in [interval(part)]]
+    assert 0.9 < np.mean(kept) < 0.99
 
 
 def test_where_nothing_came_the_rate_may_still_be_above_zero():
-    bins = calibrate(np.full(2, 0.5), np.zeros(2), np.array([0.0, 1.0]), limit=1.0)
-    assert (bins.given[0], bins.low[0], bins.high[0]) == (0.0, 0.0, 1.0)
+    (part,) = reliability([0.5, 0.5], [0.0, 0.0], (0.0, 1.0)).bins
+    assert interval(part, limit=1.0) == (0.0, 1.0)
+
+
+def test_every_probability_has_a_bin():
+    told = reliability([0.0, 1e-6, 1.0], [0.0, 0.0, 1.0], PROBABILITY_EDGES)
+    assert [part.count for part in told.bins] == [2, 1]
 
 
 def test_the_sum_around_a_step_takes_in_its_neighbours_on_both_sides():

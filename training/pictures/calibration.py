@@ -1,7 +1,6 @@
 """Calibration of M: do tiles and falls come as often as it promises?"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,53 +10,23 @@ from matplotlib.figure import Figure
 from training.latents import EpisodeLatents
 from training.pictures.foretelling import foretell
 from training.pictures.sheet import write_figure
+from wm_env.fidelity.calibration import Bin, Reliability, reliability
 from wm_env.world_model import WorldModel
 
-RATE_EDGES = np.array([0.0, *np.geomspace(1e-3, 1.0, 7), np.inf])  # tiles a step
-PROBABILITY_EDGES = np.array([0.0, *np.geomspace(1e-5, 1.0, 6)])
+RATE_EDGES = (0.0, *np.geomspace(1e-3, 1.0, 7), np.inf)  # tiles a step
+PROBABILITY_EDGES = (0.0, *np.geomspace(1e-5, 0.1, 5), np.inf)
 
 _Z95 = 1.96  # standard deviations of a normal within which 95 % lie
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """Bins of steps by what was promised, empty ones left out; each array [bins].
+def interval(part: Bin, *, limit: float = np.inf) -> tuple[float, float]:
+    """Between which rates 95 % of such bins have their true one, were steps independent.
 
-    promised and given are means over the bin's steps, events what came in all of them; 95 % of
-    such bins have their true rate between low and high, were steps independent.
+    Rao's for a Poisson rate, which has a width where nothing came; no rate exceeds `limit`.
     """
-
-    steps: np.ndarray
-    events: np.ndarray
-    promised: np.ndarray
-    given: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-
-
-def calibrate(
-    promised: np.ndarray, given: np.ndarray, edges: np.ndarray, *, limit: float = np.inf
-) -> Calibration:
-    """Compare what each of n steps promised, [n], with the number of events that came, [n].
-
-    A step counts for the bin of `edges` that its promise falls into. The interval is Rao's for a
-    Poisson rate, which has a width where nothing came; no rate exceeds `limit`.
-    """
-    bins = np.digitize(promised, edges[1:-1])
-    steps = np.bincount(bins, minlength=len(edges) - 1)
-    events = np.bincount(bins, weights=given, minlength=len(edges) - 1)
-    total = np.bincount(bins, weights=promised, minlength=len(edges) - 1)
-    used = steps > 0
-    steps, events, total = steps[used], events[used], total[used]
+    events = part.count * part.observed
     centre, reach = events + _Z95**2 / 2, _Z95 * np.sqrt(events + _Z95**2 / 4)
-    return Calibration(
-        steps=steps,
-        events=events,
-        promised=total / steps,
-        given=events / steps,
-        low=(centre - reach) / steps,
-        high=np.minimum((centre + reach) / steps, limit),
-    )
+    return (centre - reach) / part.count, min((centre + reach) / part.count, limit)
 
 
 def calibration_curves(world: WorldModel, episodes: Sequence[EpisodeLatents], path: Path) -> None:
@@ -77,35 +46,40 @@ def calibration_curves(world: WorldModel, episodes: Sequence[EpisodeLatents], pa
     axes = figure.subplots(2, 2, height_ratios=(3, 1), sharex="col")
     _draw(
         axes[:, 0],
-        calibrate(promised_tiles, tiles, RATE_EDGES),
+        reliability(promised_tiles, tiles, RATE_EDGES),
         "Tiles: {promised:,.0f} promised, {came:,.0f} hit",
         "tiles a step",
     )
     _draw(
         axes[:, 1],
-        calibrate(promised_off_field, off_field, PROBABILITY_EDGES, limit=1.0),
+        reliability(promised_off_field, off_field, PROBABILITY_EDGES),
         "Leaving the field: {promised:,.1f} times promised, {came:,.0f} times real",
         "probability in a step",
+        limit=1.0,
     )
     write_figure(figure, path)
 
 
-def _draw(axes: Sequence[Axes], bins: Calibration, title: str, unit: str) -> None:
+def _draw(
+    axes: Sequence[Axes], told: Reliability, title: str, unit: str, *, limit: float = np.inf
+) -> None:
     curve, counts = axes
+    steps = np.array([part.count for part in told.bins])
+    promised = np.array([part.predicted for part in told.bins])
+    real = np.array([part.observed for part in told.bins])
+    low, high = np.transpose([interval(part, limit=limit) for part in told.bins])
     # On log axes zero has no place; it is drawn below all that is not.
-    floor = 0.3 * min(bins.promised.min(), (1 / bins.steps).min())
-    given, low = np.maximum(bins.given, floor), np.maximum(bins.low, floor)
-    reach = np.abs([given - low, bins.high - given])
-    came = bins.events > 0
+    floor = 0.3 * min(promised.min(), (1 / steps).min())
+    given = np.maximum(real, floor)
+    reach = np.abs([given - np.maximum(low, floor), high - given])
+    came = real > 0
     blue = "tab:blue"
-    ends = [bins.promised.min(), bins.promised.max()]
+    ends = [promised.min(), promised.max()]
     curve.plot(ends, ends, color="grey", ls="--", label="promise kept")
-    curve.errorbar(bins.promised, given, reach, fmt="none", color=blue, alpha=0.5)
+    curve.errorbar(promised, given, reach, fmt="none", color=blue, alpha=0.5)
+    curve.plot(promised[came], given[came], "o", color=blue, label="mean of a bin, 95 % interval")
     curve.plot(
-        bins.promised[came], given[came], "o", color=blue, label="mean of a bin, 95 % interval"
-    )
-    curve.plot(
-        bins.promised[~came],
+        promised[~came],
         given[~came],
         "o",
         color=blue,
@@ -113,15 +87,14 @@ def _draw(axes: Sequence[Axes], bins: Calibration, title: str, unit: str) -> Non
         label="nothing came in the bin",
     )
     curve.set(xscale="log", yscale="log", ylabel=f"real: {unit}")
-    curve.set_title(title.format(promised=bins.promised @ bins.steps, came=bins.events.sum()))
+    curve.set_title(title.format(promised=promised @ steps, came=real @ steps))
     curve.legend(fontsize=9, loc="upper left")
     curve.grid(alpha=0.3)
-    counts.plot(bins.promised, bins.steps, "o", color=blue)
-    for promised, steps, events in zip(bins.promised, bins.steps, bins.events, strict=True):
-        text = f"{events:.0f} in\n{steps:,}"
-        counts.annotate(
-            text, (promised, steps), (0, 5), textcoords="offset points", ha="center", fontsize=8
-        )
+    counts.plot(promised, steps, "o", color=blue)
+    for part in told.bins:
+        text = f"{part.count * part.observed:.0f} in\n{part.count:,}"
+        at = part.predicted, part.count
+        counts.annotate(text, at, (0, 5), textcoords="offset points", ha="center", fontsize=8)
     counts.set(yscale="log", ylabel="steps in the bin", xlabel=f"promised: {unit}")
     counts.margins(y=0.6)
     counts.grid(alpha=0.3)

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from agents.recording import FPS, decode
-from training.pictures.foretelling import Foretold, dream, foretell
+from training.pictures.foretelling import dream, foretell
 from training.pictures.held_out import Drive
 from training.pictures.sheet import Block, Strip, write_sheet
+from wm_env.foresight import Foresight
 from wm_env.world_model import WorldModel
 
 WATCH = 50  # frames that M sees before it dreams: a second
@@ -40,7 +41,7 @@ def dream_window(length: int) -> tuple[int, int]:
     return max(0, (length - watch - HORIZONS[-1]) // 2), watch
 
 
-def _block(world: WorldModel, drive: Drive, foretold: Foretold) -> Block:
+def _block(world: WorldModel, drive: Drive, foretold: Foresight) -> Block:
     row = drive.episode.row
     begin, watch = dream_window(row.length)
     horizons = [horizon for horizon in HORIZONS if begin + watch + horizon <= row.length]
@@ -57,7 +58,7 @@ def _block(world: WorldModel, drive: Drive, foretold: Foretold) -> Block:
     ).z[:, watch + ages]
     rows = {
         "reconstruction": drive.episode.mu[frames],
-        "foretold\na step before": foretold.next_z[np.maximum(frames - 1, 0)],
+        "foretold\na step before": foretold.z[np.maximum(frames - 1, 0)],
         "dreamt, tau 0": dreamt[0],
         "dreamt, tau 1": dreamt[1],
     }

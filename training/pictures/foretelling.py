@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from agents.recording import dream_along, foresee
 from training.latents import EpisodeLatents
+from wm_env.foresight import Foresight, dream_on, foresee
 from wm_env.mdn_rnn import MDNRNN
 from wm_env.vae import VAE
 from wm_env.world_model import StartStates, WorldModel
@@ -18,28 +18,13 @@ _LANES, _STEPS = 8, 1000  # of one compiled program; 1000 is CarRacing's time li
 
 
 @dataclass(frozen=True)
-class Foretold:
-    """M's expectation of each of T real steps, teacher-forced: every real latent was seen before.
-
-    next_z [T, z] is the mean of z_{t+1}; tiles [T] the expected number hit, off_field [T] the
-    probability; surprise [T] is -log p(z_{t+1}) in nats, summed over z.
-    """
-
-    next_z: np.ndarray
-    tiles: np.ndarray
-    off_field: np.ndarray
-    surprise: np.ndarray
-
-
-@dataclass(frozen=True)
 class Dreams:
-    """Open-loop dreams beside frames `begin` to `begin + n` of an episode, with its actions.
+    """Open-loop dreams of n steps from frame `alone` of an episode on, with its actions.
 
-    M sees the frames up to `alone`, none after. z [dreams, n + 1, z], real up to `alone`; tiles
-    [dreams, n] are what M expects of each step.
+    z [dreams, watched + 1 + n, z] begins with the real frames that M watched, up to `alone`; tiles
+    [dreams, n] are what M expects of each step after.
     """
 
-    begin: int
     alone: int
     z: np.ndarray
     tiles: np.ndarray
@@ -51,8 +36,8 @@ def world_of(vae: VAE, mdn_rnn: MDNRNN) -> WorldModel:
     return WorldModel(vae, mdn_rnn, StartStates(first_z=z, z=z, h=h, c=h))
 
 
-def foretell(world: WorldModel, episodes: Sequence[EpisodeLatents]) -> list[Foretold]:
-    """M's expectations along whole episodes."""
+def foretell(world: WorldModel, episodes: Sequence[EpisodeLatents]) -> list[Foresight]:
+    """M's expectations along whole episodes, on the host."""
     steps = max(_STEPS, *(len(episode.actions) for episode in episodes))
     foretold = []
     for first in range(0, len(episodes), _LANES):
@@ -61,11 +46,9 @@ def foretell(world: WorldModel, episodes: Sequence[EpisodeLatents]) -> list[Fore
         lanes += lanes[:1] * (_LANES - len(group))
         z, actions = map(np.stack, zip(*lanes, strict=True))
         foresight = jax.device_get(_foretell(world, z, actions))
-        arrays = foresight.z, foresight.tiles, foresight.off_field, foresight.surprise
-        foretold += [
-            Foretold(*(array[lane, : len(episode.actions)] for array in arrays))
-            for lane, episode in enumerate(group)
-        ]
+        for lane, episode in enumerate(group):
+            own = np.s_[lane, : len(episode.actions)]
+            foretold.append(jax.tree.map(lambda array, own=own: array[own], foresight))
     return foretold
 
 
@@ -85,12 +68,11 @@ def dream(
     episode's end at the latest.
     """
     z, actions = _window(episode, begin, watch + steps)
-    looks = np.arange(len(z)) <= watch
     keys = jax.random.split(jax.random.key(seed), len(temperatures))
     tau = np.asarray(temperatures, np.float32)
-    dreamt, tiles = jax.device_get(_dream(world, z, actions, looks, keys, tau))
-    length = min(watch + steps, len(episode.actions) - begin)
-    return Dreams(begin, begin + watch, dreamt[:, : length + 1], tiles[:, :length])
+    dreamt, tiles = jax.device_get(_dream(world, z[: watch + 1], actions, keys, tau))
+    length = min(steps, len(episode.actions) - begin - watch)
+    return Dreams(begin + watch, dreamt[:, : watch + 1 + length], tiles[:, :length])
 
 
 def _window(episode: EpisodeLatents, begin: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
@@ -110,11 +92,15 @@ _foretell = jax.jit(jax.vmap(foresee, in_axes=(None, 0, 0)))
 
 @jax.jit
 def _dream(
-    world: WorldModel, z: Array, actions: Array, looks: Array, keys: Array, temperatures: Array
+    world: WorldModel, z: Array, actions: Array, keys: Array, temperatures: Array
 ) -> tuple[Array, Array]:
+    """Latents z and what follows, and the tiles of what follows, for each key and temperature."""
+    watched = len(z) - 1
+    carry = world.burn_in(z, actions[:watched])
+
     def one(key: Array, temperature: Array) -> tuple[Array, Array]:
-        dreamt = dream_along(world, z, actions, looks, key, temperature).z
-        # Along the dreamt latents M's carry is the dream's own: these are the tiles that it pays.
-        return dreamt, foresee(world, dreamt, actions).tiles
+        alone = z[-1], carry, actions[watched:]
+        dreamt = dream_on(world, *alone, key=key, temperature=temperature)
+        return jnp.concatenate([z, dreamt.z]), dreamt.tiles
 
     return jax.vmap(one)(keys, temperatures)

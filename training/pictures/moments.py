@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Array
 
 from agents.recording import FPS, decode
-from training.pictures.foretelling import Foretold, foretell
+from training.pictures.foretelling import foretell
 from training.pictures.held_out import Drive
 from training.pictures.sheet import Block, Strip, write_sheet
+from wm_env.foresight import Foresight
 from wm_env.world_model import WorldModel
 
 AROUND = 10  # steps before and after: a tile foretold a little early or late is no delusion
@@ -51,12 +53,12 @@ def debug_grid(world: WorldModel, drive: Drive, path: Path, *, count: int = 10) 
     )
 
 
-def around(values: np.ndarray) -> np.ndarray:
+def around(values: Array | np.ndarray) -> np.ndarray:
     """The sum over the AROUND steps before and after each step and itself, [T] of [T]."""
     return np.convolve(np.pad(values.astype(np.float64), AROUND), np.ones(2 * AROUND + 1), "valid")
 
 
-def peaks(values: np.ndarray, count: int, *, above: float = -np.inf) -> list[int]:
+def peaks(values: Array | np.ndarray, count: int, *, above: float = -np.inf) -> list[int]:
     """The steps of the `count` largest values `above` a bound, APART or more from each other."""
     chosen: list[int] = []
     for step in np.argsort(-values, kind="stable").tolist():
@@ -70,14 +72,14 @@ def peaks(values: np.ndarray, count: int, *, above: float = -np.inf) -> list[int
 def _block(
     world: WorldModel,
     drive: Drive,
-    foretold: Foretold,
+    foretold: Foresight,
     title: str,
     steps: list[int],
     values: Sequence[str],
 ) -> Block:
     after = np.array(steps) + 1
     seen = decode(world, drive.episode.mu[after], batch=16)
-    expected = decode(world, foretold.next_z[after - 1], batch=16)
+    expected = decode(world, foretold.z[after - 1], batch=16)
     difference = np.clip(128 + 4.0 * (expected.astype(np.float32) - seen), 0, 255)
     return Block(
         title,

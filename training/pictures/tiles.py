@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Array
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from training.latents import EpisodeLatents
-from training.pictures.foretelling import Dreams, Foretold, dream, foretell
+from training.pictures.foretelling import Dreams, dream, foretell
 from training.pictures.sheet import AMBER, write_figure
+from wm_env.foresight import Foresight
 from wm_env.world_model import WorldModel
 
 WATCH = 50  # frames that M sees before each dream: a second
@@ -58,17 +60,16 @@ def dreams_on_the_way(world: WorldModel, episode: EpisodeLatents) -> list[Dreams
     ]
 
 
-def count_tiles(episode: EpisodeLatents, foretold: Foretold, dreams: Sequence[Dreams]) -> Tiles:
+def count_tiles(episode: EpisodeLatents, foretold: Foresight, dreams: Sequence[Dreams]) -> Tiles:
     """The running sums of tiles; those of a dream go on from the real one."""
     real = _running(episode.tiles)
     dreamt = []
     for one in dreams:
-        alone = one.tiles[:, one.alone - one.begin :]
-        dreamt.append((one.alone, real[one.alone] + _running(alone)))
+        dreamt.append((one.alone, real[one.alone] + _running(one.tiles)))
     return Tiles(real, _running(foretold.tiles), dreamt)
 
 
-def _running(tiles: np.ndarray) -> np.ndarray:
+def _running(tiles: Array | np.ndarray) -> np.ndarray:
     """The sum before each frame [..., T + 1] of what each step gives [..., T]."""
     sums = np.cumsum(tiles, axis=-1, dtype=np.float64)
     return np.concatenate([np.zeros_like(sums[..., :1]), sums], axis=-1)

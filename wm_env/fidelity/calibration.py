@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from wm_env import foresight
 from wm_env.episodes import LANES, filled
 from wm_env.fidelity.drives import Drive, stacked
-from wm_env.mdn_rnn import Carry
 from wm_env.progress import progress_bar
 from wm_env.world_model import WorldModel
 
@@ -118,13 +118,5 @@ def foresee(
 @eqx.filter_jit
 def _teacher_force(world: WorldModel, z: Array, actions: Array) -> tuple[Array, Array]:
     """Tiles a step and probability of leaving the field, [n, t] each."""
-
-    def body(carry: Carry, inputs: tuple[Array, Array]) -> tuple[Carry, tuple[Array, Array]]:
-        # The dream's own step, so that tiles are those that it would pay; what it draws is unused.
-        step = world.advance(*inputs, carry, key=jax.random.key(0))
-        return step.carry, (step.tiles, jax.nn.sigmoid(step.prediction.off_field))
-
-    def one(z: Array, actions: Array) -> tuple[Array, Array]:
-        return jax.lax.scan(body, world.mdn_rnn.initial_carry(), (z[:-1], actions))[1]
-
-    return jax.vmap(one)(z, actions)
+    told = jax.vmap(foresight.foresee, (None, 0, 0))(world, z, actions)
+    return told.tiles, told.off_field

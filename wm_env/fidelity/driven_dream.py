@@ -13,6 +13,7 @@ from flax import struct
 
 from wm_env.dream import DreamCarRacing, DreamParams, DreamState
 from wm_env.mdn_rnn import MDNRNN, Carry
+from wm_env.vae import VAE
 from wm_env.world_model import WorldModel
 
 _DREAM = DreamCarRacing()
@@ -36,7 +37,11 @@ class DrivenDream(DreamCarRacing):
     """`DreamCarRacing` that shows [z, h of the driver's M], float32 [z + h].
 
     Episodes begin at first frames, where the driver remembers nothing yet: `start_middle` is 0.
+    The dream's dropout is not the driver's.
     """
+
+    def __init__(self):
+        super().__init__()  # features and continuous actions, and nothing else
 
     def reset_env(self, key: jax.Array, params: DrivenParams) -> tuple[Any, DrivenState]:
         """Begin at a real first frame."""
@@ -79,7 +84,7 @@ def driven_by(
         ValueError: the worlds do not share the driver's V.
     """
     for place, world in enumerate(worlds):
-        _check_same_v(driver, world, f"world {place + 1} of {len(worlds)}")
+        check_same_v(world, driver.vae, f"world {place + 1} of {len(worlds)}")
     return [
         DrivenParams(
             world_model=world,
@@ -92,19 +97,22 @@ def driven_by(
     ]
 
 
-def _check_same_v(driver: WorldModel, world: WorldModel, name: str) -> None:
-    # In float16, to which files may round.
-    pairs = [jax.tree.leaves(one.vae) for one in (driver, world)]
-    if driver.vae.config == world.vae.config:
+def check_same_v(world: WorldModel, vae: VAE, name: str) -> None:
+    """Look whether a world, called `name`, has this V; files may round weights to float16.
+
+    Raises:
+        ValueError: it has another.
+    """
+    if world.vae.config == vae.config:
+        pairs = zip(jax.tree.leaves(world.vae), jax.tree.leaves(vae), strict=True)
         gaps = [
-            float(jnp.max(jnp.abs(a.astype(jnp.float16) - b.astype(jnp.float16))))
-            for a, b in zip(*pairs, strict=True)
+            float(jnp.max(jnp.abs(a.astype(jnp.float16) - b.astype(jnp.float16)))) for a, b in pairs
         ]
         if not any(gaps):
             return
-        found = f"has weights of V up to {max(gaps):.3g} away from the driver's"
+        found = f"has weights of V that differ by up to {max(gaps):.3g}"
     else:
-        found = f"has V {world.vae.config}, the driver's is {driver.vae.config}"
+        found = f"has V {world.vae.config}, not {vae.config}"
     raise ValueError(
         f"{name} {found}; expected the same V, for drivers see its latents in both. Compare "
         "worlds that were fitted on one V, with a driver of that V."

@@ -41,7 +41,7 @@ def kept_drives(
     """
     question = {
         "format": _FORMAT,
-        "driver": _digest((driver.vae, driver.mdn_rnn)),
+        "driver": f"{driver.vae.config} {_digest((driver.vae, driver.mdn_rnn))}",
         "suite": _digest(suite),
         "policies": list(suite),
         "seeds": list(seeds),

@@ -50,12 +50,9 @@ def _burn_in(
     times: Int[Array, "n"],
 ) -> Carry:
     def one(z: Array, actions: Array, time: Array) -> Carry:
-        def body(carry: Carry, inputs: tuple[Array, Array, Array]) -> tuple[Carry, None]:
-            z, action, now = inputs
-            after = m.advance_carry(z, action, carry)
-            return jax.tree.map(lambda a, b: jnp.where(now < time, a, b), after, carry), None
+        def at(first: Array, after: Array) -> Array:
+            return jnp.where(time > 0, after[time - 1], first)
 
-        clock = jnp.arange(len(actions), dtype=jnp.int32)
-        return jax.lax.scan(body, m.initial_carry(), (z[:-1], actions, clock))[0]
+        return jax.tree.map(at, m.initial_carry(), m.unroll(z[:-1], actions))
 
     return jax.vmap(one)(z, actions, times)

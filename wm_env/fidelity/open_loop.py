@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from wm_env.fidelity.drives import Drive
 from wm_env.fidelity.estimates import Estimate
 from wm_env.fidelity.moments import Moment, burned_in, groups
+from wm_env.foresight import dream_on
 from wm_env.mdn_rnn import Carry
 from wm_env.progress import progress_bar
 from wm_env.world_model import WorldModel
@@ -108,18 +109,12 @@ def _dream_along(
 ) -> Float[Array, "n samples t z"]:
     """Latents of `samples` dreams from each z and carry, told the same actions."""
 
-    def one(z: Array, carry: Carry, actions: Array, key: Array) -> Array:
-        def body(now: tuple, inputs: tuple) -> tuple[tuple, Array]:
-            z, carry = now
-            action, key = inputs
-            step = world.advance(z, action, carry, key=key, temperature=temperature)
-            return (step.z, step.carry), step.z
-
-        return jax.lax.scan(body, (z, carry), (actions, jax.random.split(key, len(actions))))[1]
-
     def window(z: Array, carry: Carry, actions: Array, own: Array) -> Array:
-        each = jax.vmap(lambda key: jax.random.fold_in(key, own))(keys)
-        return jax.vmap(lambda key: one(z, carry, actions, key))(each)
+        def one(key: Array) -> Array:
+            key = jax.random.fold_in(key, own)
+            return dream_on(world, z, carry, actions, key=key, temperature=temperature).z
+
+        return jax.vmap(one)(keys)
 
     return jax.vmap(window)(z, carries, actions, jnp.arange(len(z)))
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from wm_env.linear import check_linear, linear_action
 from wm_env.weights import WeightsError, load_controller
 
 _CONSTANTS = {
@@ -48,9 +49,7 @@ Suite = dict[str, Variant]  # by name, in the order in which they are told
 
 def drive_variant(variant: Variant, observation: Float[Array, "f"], key: Any) -> Float[Array, "a"]:
     """The policy: `variant`'s steer, gas and brake, as yet unclipped."""
-    raw = jnp.tanh(variant.weight @ observation + variant.bias)
-    # Ha & Schmidhuber (2018), A.3: each output uses its action's full range.
-    controls = jnp.stack([raw[0], 0.5 * (raw[1] + 1.0), jnp.maximum(raw[2], 0.0)])
+    controls = linear_action(variant.weight, variant.bias, observation)
     action = variant.gain * controls + variant.offset
     return jnp.where(jax.random.uniform(key) < variant.idle, 0.0, action)
 
@@ -85,13 +84,7 @@ def load_variant(path_or_shipped_name: str | os.PathLike, *, features: int) -> V
         WeightsError: as for `wm_env.weights.load_world`, or it does not fit `features`.
     """
     arrays, _ = load_controller(path_or_shipped_name)
-    shapes = {name: array.shape for name, array in arrays.items()}
-    if shapes != {"weight": (3, features), "bias": (3,)}:
-        raise WeightsError(
-            f"{path_or_shipped_name}: has arrays {shapes}; expected a linear controller's weight "
-            f"(3, {features}) and bias (3,), for the world's latent + hidden size. Give one that "
-            "was evolved in this world, or in one of its sizes."
-        )
+    check_linear(arrays, str(path_or_shipped_name), features)
     return Variant(
         weight=jnp.asarray(arrays["weight"]),
         bias=jnp.asarray(arrays["bias"]),

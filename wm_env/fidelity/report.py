@@ -181,6 +181,8 @@ def _print_table(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]
 
 
 def _check(config: FidelityConfig) -> None:
+    if isinstance(config.world, str):
+        raise ValueError(f"world is {config.world!r}; expected a tuple, as ({config.world!r},).")
     seeds = range(config.first_seed, config.first_seed + config.episodes)
     choosing = HELD_OUT["choosing"]
     if config.episodes < 1 or not (seeds[0] in choosing and seeds[-1] in choosing):
@@ -189,10 +191,10 @@ def _check(config: FidelityConfig) -> None:
             f"than {choosing[0]}..{choosing[-1]}; expected some of these, for those that judge "
             "controllers must not choose worlds. Lower episodes or first_seed."
         )
-    if not 1 <= len(config.world) <= config.dreams:
+    if not 1 <= len(config.world) <= min(config.dreams, ReplayConfig().dreams):
         raise ValueError(
             f"dreams is {config.dreams} and worlds are {len(config.world)}; expected one world or "
-            "more, and a dream or more of each."
+            f"more, a dream or more of each, and at most {ReplayConfig().dreams} worlds."
         )
     windows = OpenLoopConfig()
     if not windows.starts(config.steps):
@@ -204,7 +206,8 @@ def _check(config: FidelityConfig) -> None:
 
 def _options(config: FidelityConfig) -> dict[str, Any]:
     options = {**asdict(config), "controllers": [str(path) for path in config.controllers]}
-    return {**options, **{name: str(options[name]) for name in ("drives", "json", "figure")}}
+    paths = {name: options[name] for name in ("drives", "json", "figure")}
+    return options | {name: path and str(path) for name, path in paths.items()}
 
 
 def _versions(config: FidelityConfig) -> dict[str, str]:

@@ -1,0 +1,40 @@
+"""A linear controller's arrays: what they must be, and what they do.
+
+Source: Ha & Schmidhuber (2018), "World models", section 2.3 and A.3.
+"""
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from wm_env.weights import WeightsError
+
+ACTIONS = 3  # steer, gas, brake
+
+
+def linear_action(
+    weight: Float[Array, "a f"], bias: Float[Array, "a"], features: Float[Array | np.ndarray, "f"]
+) -> Float[Array, "a"]:
+    """Steer in [-1, 1], gas in [0, 1], brake in [0, 1]: tanh of a linear map, to full ranges."""
+    steer, gas, brake = jnp.tanh(weight @ features + bias)
+    return jnp.stack([steer, 0.5 * (gas + 1.0), jnp.maximum(brake, 0.0)])
+
+
+def check_linear(arrays: Mapping[str, np.ndarray], origin: str, features: int | None) -> None:
+    """Refuse arrays that are not a linear controller's of so many features; None is any number.
+
+    Raises:
+        WeightsError: names `origin`, what it has and what is expected.
+    """
+    found = {name: array.shape for name, array in sorted(arrays.items())}
+    weight = found.get("weight", ())
+    fits = set(found) == {"weight", "bias"} and len(weight) == 2 and weight[0] == ACTIONS
+    if not (fits and found["bias"] == (ACTIONS,) and features in (None, weight[1])):
+        raise WeightsError(
+            f"{origin}: has arrays {found}; expected a linear controller's weight "
+            f"({ACTIONS}, {features or 'features'}) and bias ({ACTIONS},), where features = latent "
+            "+ hidden size of its world (288 for the shipped one). Give a file written by "
+            "save_linear for this world, or evolve one (python -m agents evolve)."
+        )
