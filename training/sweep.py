@@ -30,6 +30,8 @@ from wm_env.mdn_rnn import MDNRNN, MDNRNNConfig
 from wm_env.vae import VAE
 from wm_env.weights import checksum_of, digest_of, load_world, save_world
 
+_WIDTH = 120  # of the table, where stdout is narrower or a file
+
 
 @dataclass(frozen=True)
 class Change:
@@ -58,6 +60,7 @@ CHANGES = {
     "falls x 10": Change({"fall_weight": 10.0}),
     "dropout 0.05, dreamt with 0.1": Change(mdn_rnn={"dropout": 0.05}, dream={"dropout": 0.1}),
     "dropout 0.05, dreamt with 0": Change(fits=("dropout 0.05, dreamt with 0.1",)),
+    "the same, another seed": Change({"seed": 1}, mdn_rnn={"dropout": 0.05}),
     "posterior samples": Change({"latent_noise": 0.0, "posterior_noise": 1.0}),
     "no noise": Change({"latent_noise": 0.0}),
     "whole episodes": Change({"length": None, "batch": 13}),
@@ -124,13 +127,20 @@ def run(config: SweepConfig, memory: MemoryConfig, vision: VisionConfig, out: Pa
 
 def print_rows(rows: list[dict[str, Any]]) -> None:
     """The table on stdout, a line a change."""
-    table = Table(title="One change of M at a time", title_justify="left")
-    for index, name in enumerate(rows[0]):
-        table.add_column(name.replace("_", " "), justify="right" if index else "left")
+    title = (
+        "One change of M at a time: correlation of dreamt with real returns, over all policies and "
+        "the better half; bias of returns; open-loop error of z after 10 and 50 steps; error of "
+        "foreseen tiles; tiles that a dream pays too much in 100 steps, from 20 steps before "
+        "failures and in ordinary driving"
+    )
+    names = "Spearman,better half,Pearson,bias,z 10,z 50,tiles,failures,ordinary".split(",")
+    table = Table("", title=title, title_justify="left")
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        name, *figures = row.values()
-        table.add_row(name, *("" if value is None else f"{value:.3g}" for value in figures))
-    Console().print(table)
+        change, *figures = row.values()
+        table.add_row(change, *("" if value is None else f"{value:.3g}" for value in figures))
+    Console(width=max(Console().width, _WIDTH)).print(table)
 
 
 def changed(base: MemoryConfig, change: Change) -> MemoryConfig:

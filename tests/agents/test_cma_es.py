@@ -6,6 +6,7 @@ import pytest
 
 from agents.cma_es import CMAESConfig, Evolution
 from agents.linear import LinearController, linear_policy
+from tests.contracts.test_compilation import compilations
 from wm_env.dream import DreamParams
 
 pytestmark = pytest.mark.usefixtures("lenient_dtypes")  # evosax multiplies floats by booleans
@@ -33,3 +34,26 @@ def test_the_same_key_gives_the_same_generation(evolution, world):
     one, _ = evolution.advance(state, params, jax.random.key(1))
     two, _ = evolution.advance(state, params, jax.random.key(1))
     assert jnp.array_equal(one.mean, two.mean)
+
+
+def test_alike_searches_share_a_program_that_is_compiled_once(world):
+    def search(gain, **changes):
+        config = CMAESConfig(population=8, dreams=2, steps=21, **changes)
+        controller = jax.tree.map(lambda leaf: leaf + gain, LinearController.zeros())
+        evolution, params = (
+            Evolution(controller, linear_policy, config),
+            DreamParams(world_model=world),
+        )
+        state = evolution.init(jax.random.key(0))
+        for _ in range(2):
+            state, _ = evolution.advance(state, params, jax.random.key(1))
+        return evolution
+
+    with compilations() as first:
+        one = search(0.0)
+    with compilations() as later:
+        two = search(0.5)
+        three = search(0.0, sigma=0.2)
+    assert sum("advance" in name for name in first) == 1
+    assert sum("advance" in name for name in later) == 1  # sigma is part of the config
+    assert one == two and hash(one) == hash(two) and one != three

@@ -51,6 +51,7 @@ def fits(data):
     return {
         "V": lambda out, **more: vision.fit_vision(data[0], replace(VISION, **more), out),
         "M": lambda out, **more: memory.fit_memory(data[1], replace(MEMORY, **more), out),
+        "two M": lambda out: memory.fit_memory(data[1], replace(MEMORY, members=2), out),
     }
 
 
@@ -101,7 +102,7 @@ def interrupt_at(monkeypatch):
 _BATCHES = {stream: stream.batches for stream in (ImageStream, WindowStream)}
 
 
-@both
+@pytest.mark.parametrize("name", ["V", "M", "two M"])
 def test_an_interrupted_fit_ends_as_an_unbroken_one(
     name, fits, unbroken, tmp_path, interrupt_at, monkeypatch
 ):
@@ -163,6 +164,15 @@ def test_a_fit_does_not_go_on_with_other_data_or_another_config(name, fits, unbr
         other[name]()
     with pytest.raises(CheckpointError, match="seed was 0 and is 1"):
         fits[name](unbroken[name], seed=1)
+
+
+def test_a_fit_does_not_go_on_from_what_began_with_other_weights(data, unbroken, tmp_path):
+    members = [memory.load_memory(MEMORY, unbroken["M"]), memory.load_memory(MEMORY, unbroken["M"])]
+    members[1] = [jax.tree.map(lambda leaf: 2.0 * leaf, members[1][0])]
+    memory.fit_memory(data[1], MEMORY, tmp_path, begin_from=members[0])
+    memory.fit_memory(data[1], MEMORY, tmp_path, begin_from=members[0])
+    with pytest.raises(CheckpointError, match="begun_from was '.*' and is '"):
+        memory.fit_memory(data[1], MEMORY, tmp_path, begin_from=members[1])
 
 
 # The loop alone, on a model that counts its updates.
