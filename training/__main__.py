@@ -137,7 +137,7 @@ class Import:
 
 @dataclass(frozen=True)
 class Bench:
-    """Time collection and the training of V."""
+    """Time collection and the training of V and M."""
 
     json: Path | None = None  # write the rows here too
     quick: bool = False  # short runs, whose figures are rough

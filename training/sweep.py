@@ -23,6 +23,7 @@ from training.memory import data_of, fit_memory
 from training.memory_loss import MemoryConfig
 from training.starts import assemble_world
 from training.vision import VisionConfig, load_vision
+from wm_env.car_racing import default_backend
 from wm_env.fidelity.driven_dream import check_same_v
 from wm_env.fidelity.report import FidelityConfig
 from wm_env.fidelity.report import run as report
@@ -106,7 +107,7 @@ def run(config: SweepConfig, memory: MemoryConfig, vision: VisionConfig, out: Pa
         fits = CHANGES[name].fits or (name,)
         worlds = tuple(str(_world(fit, base, begin, vae, latents, out / "sweep")) for fit in fits)
         drivers = [checksum_of(weights) for weights in (config.driver, config.controller)]
-        asked = [*map(checksum_of, worlds), *drivers, CHANGES[name].dream]
+        asked = [*map(checksum_of, worlds), *drivers, CHANGES[name].dream, default_backend()]
         told = out / "sweep" / f"{_named(name, asked)}.json"
         if not told.exists():
             report(
