@@ -158,6 +158,12 @@ def _fit_world(
     """Fit M in `folder/memory`, and write the world of it."""
     vae = load_vision(preset.vision, out / "vision")
     check_encoded_by(latents, vae)
+    sizes = vae.config.latent_size, config.mdn_rnn.latent_size
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            f"V's latents are of size {sizes[0]} and M is of {sizes[1]}; expected the same. Set "
+            "vision.vae.latent-size and memory.mdn-rnn.latent-size alike."
+        )
 
     def draw(mdn_rnn: MDNRNN) -> None:
         memory_pictures(vae, mdn_rnn, shards, latents, folder / "memory")
