@@ -182,7 +182,7 @@ def test_ctrl_c_stops_at_once_and_leaves_no_half_shard(tmp_path):
     workers = _until(lambda: _spawned_by(parent.pid), seconds=60)
     time.sleep(3.0)  # they drive by then
     parent.send_signal(signal.SIGINT)
-    _, told = parent.communicate(timeout=30)
+    _, told = parent.communicate(timeout=60)
     assert parent.returncode == 130 and b"stopped" in told
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
     assert list(tmp_path.iterdir()) == []

@@ -4,6 +4,7 @@ import dataclasses
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -147,7 +148,7 @@ SMALL = MemoryConfig(mdn_rnn=MDNRNNConfig(hidden_size=8), batch=2, steps=5, clip
 @pytest.mark.usefixtures("lenient_dtypes")  # optax divides floats by integers
 def test_members_learn_together_what_each_would_alone():
     both = dataclasses.replace(SMALL, members=2)
-    windows = jax.tree.map(lambda *leaves: np.stack(leaves), window(0), window(1))
+    windows = jax.tree.map(lambda *leaves: jnp.stack(leaves), window(0), window(1))
     key = jax.random.key(4)
     begin = new_state(both)
     alone = [jax.tree.map(lambda leaf, at=at: leaf[at], begin.mdn_rnns) for at in range(2)]
