@@ -290,7 +290,9 @@ def test_a_replay_begins_with_what_each_m_remembers(world, other_world, suite, m
 
 
 def test_drivers_of_another_v_are_refused(world, random_world):
-    with pytest.raises(ValueError, match=r"world 2 of 2 has weights of V that differ .* expected the"):
+    with pytest.raises(
+        ValueError, match=r"world 2 of 2 has weights of V that differ .* expected the"
+    ):
         driven_by(world, [world, random_world(3)])
     with pytest.raises(ValueError, match=r"world 1 of 1 has V VAEConfig.* expected the same V"):
         driven_by(world, [random_world(3, mdn_rnn={"latent_size": 8})])
