@@ -2,7 +2,6 @@
 
 import io
 import json
-import signal
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from typing import NamedTuple
@@ -47,14 +46,16 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("run")
 
 
+def _pressed(*_, **__):
+    raise KeyboardInterrupt
+
+
 @pytest.fixture(scope="module")
 def runs(folder):
     """Three runs in one folder; when the first would fit M, somebody presses Ctrl-C."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(
-                pipeline, "fit_memory", lambda *_, **__: signal.raise_signal(signal.SIGINT)
-            )
+            patch.setattr(pipeline, "fit_memory", _pressed)
             first = _run_all(folder)
         return first, _run_all(folder), _run_all(folder)
 
