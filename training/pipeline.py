@@ -168,10 +168,10 @@ def _fit_world(
     def draw(mdn_rnn: MDNRNN) -> None:
         memory_pictures(vae, mdn_rnn, shards, latents, folder / "memory")
 
-    fit_memory(latents, config, folder / "memory", begin_from=begin_from, pictures=draw)
+    options = {"begin_from": begin_from, "pictures": draw}
+    members = fit_memory(latents, config, folder / "memory", **options)
     if is_first():
-        made = replace(preset, memory=config)
-        write_worlds(made, out / "vision", folder, shards, latents)
+        write_worlds(replace(preset, memory=config), folder, vae, members, shards, latents)
     wait_for_all("the world is written")
 
 

@@ -12,25 +12,30 @@ import jax
 
 from training.fit import data_name
 from training.latents import LatentShard, vae_fingerprint
-from training.memory import load_memory, member_paths
+from training.memory import member_paths
 from training.presets import Preset
 from training.starts import assemble_world
-from training.vision import load_vision
+from wm_env.mdn_rnn import MDNRNN
 from wm_env.shard import Shard
+from wm_env.vae import VAE
 from wm_env.weights import WeightsError, digest_of, load_world, save_world
 
 _PACKAGES = ("jax", "equinox", "optax", "gymnasium", "gymnax", "evosax", "numpy", "zarr")
 
 
 def write_worlds(
-    preset: Preset, vision: Path, folder: Path, shards: list[Shard], latents: list[LatentShard]
+    preset: Preset,
+    folder: Path,
+    vae: VAE,
+    members: list[MDNRNN],
+    shards: list[Shard],
+    latents: list[LatentShard],
 ) -> None:
-    """Write `folder/world.safetensors` of the V in `vision` and the M in `folder/memory`.
+    """Write `folder/world.safetensors` of V and the M that was fitted.
 
     A world for each member of an ensemble, as `training.memory.member_paths` names them. Those
     that are made of the same already are kept.
     """
-    vae, members = load_vision(preset.vision, vision), load_memory(preset.memory, folder / "memory")
     data = data_name([shard.manifest["checksums"]["images"] for shard in shards])
     worlds = member_paths(preset.memory, folder / "world.safetensors")
     for mdn_rnn, path in zip(members, worlds, strict=True):

@@ -94,19 +94,19 @@ def run(config: SweepConfig, memory: MemoryConfig, vision: VisionConfig, out: Pa
         known = ", ".join(map(repr, CHANGES))
         raise ValueError(f"changes are {unknown or 'none'}; expected some of {known}.")
     vae = load_vision(vision, out / "vision")
-    for option in ("begin_from", "driver"):
-        world = getattr(config, option)
-        if world is not None:  # before hours of fitting
-            check_same_v(load_world(world), vae, f"{option} {world}")
+    begin = load_world(config.begin_from) if config.begin_from else None
+    if begin:  # before hours of fitting, as the driver
+        check_same_v(begin, vae, f"begin_from {config.begin_from}")
+    check_same_v(load_world(config.driver), vae, f"driver {config.driver}")
     folders = [out, *sorted(path.parent for path in out.glob("round-*/latents"))]
     latents = [shard for folder in folders for shard in open_latents(folder / "latents")]
     check_encoded_by(latents, vae)
-    begin = load_world(config.begin_from).mdn_rnn if config.begin_from else None
     base, rows = replace(memory, steps=config.steps), []
+    fitting = _Fitting(base, begin and begin.mdn_rnn, vae, latents, data_of(latents), out / "sweep")
+    drivers = [checksum_of(weights) for weights in (config.driver, config.controller)]
     for name in config.changes:
         fits = CHANGES[name].fits or (name,)
-        worlds = tuple(str(_world(fit, base, begin, vae, latents, out / "sweep")) for fit in fits)
-        drivers = [checksum_of(weights) for weights in (config.driver, config.controller)]
+        worlds = tuple(str(_world(fit, fitting)) for fit in fits)
         asked = [*map(checksum_of, worlds), *drivers, CHANGES[name].dream, default_backend()]
         told = out / "sweep" / f"{_named(name, asked)}.json"
         if not told.exists():
@@ -180,24 +180,28 @@ def begun_from(begin: MDNRNN, config: MDNRNNConfig, *, mixture: bool, seed: int)
     )
 
 
-def _world(
-    name: str,
-    base: MemoryConfig,
-    begin: MDNRNN | None,
-    vae: VAE,
-    latents: list[LatentShard],
-    out: Path,
-) -> Path:
-    config = changed(base, CHANGES[name])
-    anew = CHANGES[name].mixture_anew
-    asked = [asdict(config), begin and digest_of(begin), data_of(latents), *(["anew"] * anew)]
-    folder = out / _named(name, asked)
+@dataclass(frozen=True, eq=False)
+class _Fitting:
+    """What all fits of a sweep share."""
+
+    base: MemoryConfig
+    begin: MDNRNN | None
+    vae: VAE
+    latents: list[LatentShard]
+    data: str  # the name of the latents
+    out: Path
+
+
+def _world(name: str, of: _Fitting) -> Path:
+    config, anew = changed(of.base, CHANGES[name]), CHANGES[name].mixture_anew
+    asked = [asdict(config), of.begin and digest_of(of.begin), of.data, *(["anew"] * anew)]
+    folder = of.out / _named(name, asked)
     path = folder / "world.safetensors"
     if not path.exists():
         taken = {"mixture": not anew, "seed": config.seed}
-        begin_from = [begun_from(begin, config.mdn_rnn, **taken)] if begin else []
-        mdn_rnn, *_ = fit_memory(latents, config, folder / "memory", begin_from=begin_from)
-        save_world(assemble_world(vae, mdn_rnn, latents, {"memory": asdict(config)}), path)
+        begin_from = [begun_from(of.begin, config.mdn_rnn, **taken)] if of.begin else []
+        mdn_rnn, *_ = fit_memory(of.latents, config, folder / "memory", begin_from=begin_from)
+        save_world(assemble_world(of.vae, mdn_rnn, of.latents, {"memory": asdict(config)}), path)
     return path
 
 
