@@ -27,7 +27,7 @@ from wm_env.car_racing import default_backend
 from wm_env.fidelity.driven_dream import check_same_v
 from wm_env.fidelity.report import FidelityConfig
 from wm_env.fidelity.report import run as report
-from wm_env.mdn_rnn import MDNRNN, MDNRNNConfig
+from wm_env.mdn_rnn import MDNRNN, MDNRNNConfig, couplings_of
 from wm_env.vae import VAE
 from wm_env.weights import checksum_of, digest_of, load_world, save_world
 
@@ -53,6 +53,7 @@ CHANGES = {
     "never its own samples": Change({"own_shares": (0.0,)}),
     "mixture anew": Change(mixture_anew=True),
     "shared mixture": Change(mdn_rnn={"shared_mixture": True}),
+    "correlated": Change(mdn_rnn={"correlated": True}),
     "one component": Change(mdn_rnn={"mixtures": 1}),
     "tiles by squared error": Change(mdn_rnn={"tiles": "squared"}),
     "reward by squared error": Change(mdn_rnn={"tiles": "reward"}),
@@ -159,10 +160,12 @@ def begun_from(begin: MDNRNN, config: MDNRNNConfig, *, mixture: bool, seed: int)
     """
     fresh, told = MDNRNN(config, key=jax.random.key(seed)), begin.config
     alike = (told.mixtures, told.shared_mixture) == (config.mixtures, config.shared_mixture)
+    there, wanted = couplings_of(told), couplings_of(config)
     weight, bias = (
         jnp.concatenate(
             [
-                (old if mixture and alike else new)[..., :-2],
+                (old if mixture and there == wanted else new)[..., :wanted],
+                old[..., there:-2] if mixture and alike else new[..., wanted:-2],
                 (old if told.tiles == config.tiles else new)[..., -2:-1],
                 old[..., -1:],
             ],

@@ -4,6 +4,7 @@ Source: Ha & Schmidhuber 2018, "World models", appendix A.2; tiles and off-field
 """
 
 import dataclasses
+import math
 from typing import Literal
 
 import equinox as eqx
@@ -26,7 +27,8 @@ class MDNRNNConfig:
     """Sizes and heads of M; the sizes are the paper's.
 
     `shared_mixture` gives all latent dimensions one choice of component, as the seed project does,
-    instead of one each. `tiles` says what the head of that name is: the log of a Poisson rate, the
+    instead of one each. `correlated` lets them vary together, in a way that M says anew at each
+    step: independent ones draw roads that are none. `tiles` says what the head of that name is: the log of a Poisson rate, the
     expected number itself ("squared"), or what the step pays for tiles, in tiles of a typical track
     ("reward": the seed's plain regression of the reward).
     """
@@ -36,6 +38,7 @@ class MDNRNNConfig:
     hidden_size: int = 256  # Ha & Schmidhuber 2018
     mixtures: int = 5  # Ha & Schmidhuber 2018
     shared_mixture: bool = False
+    correlated: bool = False
     tiles: Literal["poisson", "squared", "reward"] = "poisson"
     dropout: float = 0.0  # of h, in training; one mask an episode (Gal & Ghahramani 2016)
 
@@ -71,6 +74,7 @@ class MDNRNN(eqx.Module):
         hidden = config.hidden_size
         choices = 1 if config.shared_mixture else config.latent_size
         heads = config.mixtures * (choices + 2 * config.latent_size) + 2
+        couplings = couplings_of(config)
         bound = hidden**-0.5
         self.config = config
         self.gate_weight = jax.random.uniform(
@@ -78,10 +82,10 @@ class MDNRNN(eqx.Module):
         )
         # A forget gate that starts open lets gradients reach far back (Jozefowicz et al. 2015).
         self.gate_bias = jnp.zeros(4 * hidden).at[hidden : 2 * hidden].set(1.0)
-        self.head_weight = jax.random.uniform(
-            key_heads, (hidden, heads), minval=-bound, maxval=bound
-        )
-        self.head_bias = jnp.zeros(heads)
+        head_weight = jax.random.uniform(key_heads, (hidden, heads), minval=-bound, maxval=bound)
+        # Dimensions begin independent.
+        self.head_weight = jnp.pad(head_weight, ((0, 0), (couplings, 0)))
+        self.head_bias = jnp.zeros(couplings + heads)
 
     def initial_carry(self) -> Carry:
         """The carry before anything was seen: zeros."""
@@ -129,6 +133,7 @@ class MDNRNN(eqx.Module):
     def predict(self, h: Float[Array, "h"]) -> Prediction:
         """What `h` (the output after the step's z and a) expects of that step."""
         heads = h @ self.head_weight + self.head_bias
+        couplings, heads = jnp.split(heads, [couplings_of(self.config)])
         size = self.config.mixtures * self.config.latent_size
         # Component-major rows keep each component's latents contiguous, which sampling reads.
         parts = jnp.split(heads[:-2], [len(heads) - 2 - 2 * size, len(heads) - 2 - size])
@@ -137,6 +142,7 @@ class MDNRNN(eqx.Module):
             log_pi=jax.nn.log_softmax(logits, axis=1),
             mu=mu,
             log_sigma=_bounded_log_sigma(log_sigma),
+            whitening=_unit_triangular(couplings) if self.config.correlated else None,
         )
         return Prediction(mixture=mixture, tiles=heads[-2], off_field=heads[-1])
 
@@ -157,6 +163,20 @@ class MDNRNN(eqx.Module):
         """Consume (z_t, a_t): the prediction for this step and the carry after it."""
         carry = self.advance_carry(z, a, carry, mask=mask)
         return self.predict(carry.h), carry
+
+
+def couplings_of(config: MDNRNNConfig) -> int:
+    """How many entries of the whitening M says: those below its diagonal, which its heads begin."""
+    return config.latent_size * (config.latent_size - 1) // 2 if config.correlated else 0
+
+
+def _unit_triangular(entries: Float[Array, "n"]) -> Float[Array, "z z"]:
+    """1 on the diagonal, the `entries` below it in an order that needs no gather, 0 above."""
+    side = (math.isqrt(8 * len(entries) + 1) - 1) // 2
+    # The entries and then, backwards, all but the first `side` fill a square; those of its lower
+    # triangle are each entry once.
+    square = jnp.concatenate([entries[side:], entries[::-1]]).reshape(side, side)
+    return jnp.eye(side + 1) + jnp.pad(jnp.tril(square), ((1, 0), (0, 1)))
 
 
 def _bounded_log_sigma(raw: Float[Array, "z k"]) -> Float[Array, "z k"]:

@@ -18,6 +18,7 @@ from agents.drivers.heuristic import (
     ExploreDriver,
     HeuristicDriver,
     RecoveryDriver,
+    SwappedDriver,
 )
 from agents.drivers.road import road_centres, wheel_speed
 
@@ -36,6 +37,7 @@ __all__ = [
     "RandomDriver",
     "RecoveryDriver",
     "Style",
+    "SwappedDriver",
     "make_driver",
     "road_centres",
     "wheel_speed",
@@ -56,6 +58,7 @@ DRIVERS: dict[str, Callable[..., Driver]] = {
     "aggressive": AggressiveDriver,
     "explore": ExploreDriver,
     "blind": BlindDriver,
+    "swapped": SwappedDriver,
     "failures": FailuresDriver,
     "on_policy": _on_policy,
 }

@@ -15,7 +15,7 @@ class Style:
     pace scales the target speed (1 finishes laps at about 910), grip the steering gain, noise the
     standard deviation of correlated noise on every action, burst_rate the chance a step of a wrong
     manoeuvre that lasts `burst_steps`, blind the share of these that go straight on at some gas,
-    give_up the chance a step of driving properly no more.
+    borrowed the share that do what another car's driver does meanwhile, on its own road, give_up the chance a step of driving properly no more.
     """
 
     pace: tuple[float, float] = (0.6, 1.3)
@@ -24,6 +24,7 @@ class Style:
     burst_rate: float = 0.004
     burst_steps: tuple[int, int] = (4, 16)
     blind: float = 0.0
+    borrowed: float = 0.0
     give_up: float = 0.0
 
 
@@ -44,13 +45,15 @@ class ActionNoise:
         self._noise = np.zeros((cars, 3))
         self._burst = np.zeros((cars, 3))
         self._burst_left = np.zeros(cars, np.int64)
+        self._driver = np.arange(cars)  # whose actions a car carries out
         self.gone = np.zeros(cars, bool)
 
     def disturb(self, actions: NDArray[np.floating]) -> Actions:
         """The actions [n, 3] with the next step's noise, within their ranges."""
-        actions = actions + self._next_noise()
         self._start_bursts()
-        actions = np.where((self._burst_left > 0)[:, None], self._burst, actions)
+        actions = actions[self._driver] + self._next_noise()
+        wrong = (self._burst_left > 0) & (self._driver == np.arange(len(actions)))
+        actions = np.where(wrong[:, None], self._burst, actions)
         return np.clip(actions, LOW, HIGH).astype(np.float32)
 
     def _next_noise(self) -> NDArray[np.float64]:
@@ -70,3 +73,8 @@ class ActionNoise:
         fresh = np.where(blind[:, None], straight, wrong)
         self._burst_left = np.where(starts, steps, self._burst_left)
         self._burst = np.where(starts[:, None], fresh, self._burst)
+        self._driver = np.where(self._burst_left > 0, self._driver, np.arange(cars))
+        if self._style.borrowed > 0.0:
+            other = (np.arange(cars) + self._random.integers(1, max(2, cars), cars)) % cars
+            borrows = starts & (self._random.random(cars) < self._style.borrowed)
+            self._driver = np.where(starts, np.where(borrows, other, np.arange(cars)), self._driver)

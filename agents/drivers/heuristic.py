@@ -77,3 +77,13 @@ class BlindDriver(HeuristicDriver):
     """
 
     style = Style(pace=(0.7, 1.4), burst_rate=0.012, burst_steps=(15, 75), blind=0.8)
+
+
+class SwappedDriver(HeuristicDriver):
+    """Follows the road, but often does for 0.2 to 1.2 seconds what another car's driver does.
+
+    M learns that what a driver does tells nothing of the road: where it does, a dreamt bend melts
+    away before the car that drives straight on.
+    """
+
+    style = Style(pace=(0.6, 1.5), burst_rate=0.006, burst_steps=(10, 60), borrowed=0.9)

@@ -18,6 +18,8 @@ from wm_env.weights import load_world
 from wm_env.world_model import WorldModel
 
 _BURST_RATE = 0.01  # a step, of a wrong manoeuvre
+_BURST_STEPS = (4, 40)
+_BORROWED = 0.5  # of these, with the actions for another car's road
 
 
 class PolicyDriver:
@@ -61,7 +63,12 @@ class PolicyDriver:
             name = "carracing_controller" if controller is None else controller
             controller, _ = load_linear(name, features=world.latent_size + world.hidden_size)
         self._world, self._controller, self._policy = world, controller, policy
-        style = Style(noise=(0.0, noise), burst_rate=_BURST_RATE if noise > 0.0 else 0.0)
+        style = Style(
+            noise=(0.0, noise),
+            burst_rate=_BURST_RATE if noise > 0.0 else 0.0,
+            burst_steps=_BURST_STEPS,
+            borrowed=_BORROWED,
+        )
         self._noise = ActionNoise(cars, np.random.default_rng(seed), style)
         self._key = jax.random.key(seed)
         self._carry = world.mdn_rnn.initial_carries(cars)

@@ -143,3 +143,45 @@ def test_moments_of_a_shared_choice_are_those_of_its_margins(shared):
     own = mdn.Mixture(jnp.repeat(shared.log_pi, LATENTS, 0), shared.mu, shared.log_sigma)
     np.testing.assert_allclose(mdn.mean(shared), mdn.mean(own), rtol=1e-5)
     np.testing.assert_allclose(mdn.variance(shared), mdn.variance(own), rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def correlated():
+    """One normal of eleven dimensions that vary together: more than are solved for in a block."""
+    size, keys = 11, jax.random.split(jax.random.key(4), 3)
+    below = jnp.tril(0.4 * jax.random.normal(keys[0], (size, size)), -1)
+    return mdn.Mixture(
+        log_pi=jnp.zeros((size, 1)),
+        mu=jax.random.normal(keys[1], (size, 1)),
+        log_sigma=0.3 * jax.random.normal(keys[2], (size, 1)),
+        whitening=jnp.eye(size) + below,
+    )
+
+
+def moments(mixture):
+    """Mean and covariance of one whitened normal, in float64 numpy."""
+    inverse = np.linalg.inv(np.asarray(mixture.whitening, np.float64))
+    variance = np.exp(2.0 * np.asarray(mixture.log_sigma[:, 0], np.float64))
+    return inverse @ np.asarray(mixture.mu[:, 0]), inverse * variance @ inverse.T
+
+
+def test_the_density_of_a_correlated_normal_equals_scipys(correlated):
+    z = jnp.linspace(-1.0, 2.0, 11)
+    expected = stats.multivariate_normal(*moments(correlated)).logpdf(z)
+    np.testing.assert_allclose(mdn.log_prob(correlated, z).sum(), expected, rtol=1e-4)
+
+
+def test_correlated_moments_are_those_of_the_normal(correlated):
+    mean, covariance = moments(correlated)
+    np.testing.assert_allclose(mdn.mean(correlated), mean, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(mdn.variance(correlated), np.diag(covariance), rtol=1e-4)
+
+
+@pytest.mark.parametrize("tau", [0.25, 1.0])
+def test_correlated_samples_vary_as_the_normal_does_times_the_temperature(correlated, tau):
+    mean, covariance = moments(correlated)
+    drawn = draws(correlated, tau)
+    spread = np.sqrt(tau * np.diag(covariance))
+    np.testing.assert_allclose((drawn.mean(axis=0) - mean) / spread, 0.0, atol=0.02)
+    error = (np.cov(drawn.T) - tau * covariance) / np.outer(spread, spread)
+    np.testing.assert_allclose(error, 0.0, atol=0.03)

@@ -46,6 +46,26 @@ def test_a_shared_mixture_has_one_choice_of_component(sequence):
     np.testing.assert_allclose(jnp.exp(mixture.log_pi).sum(), 1.0, rtol=1e-5)
 
 
+def test_a_new_correlated_m_predicts_as_an_independent_one_until_its_couplings_are_fitted(model):
+    together = MDNRNN(dataclasses.replace(SMALL, correlated=True), key=jax.random.key(0))
+    h = jnp.linspace(-1.0, 1.0, 16)
+    assert together.head_weight.shape == (16, 5 * 4 // 2 + model.head_weight.shape[1])
+    got, expected = together.predict(h), model.predict(h)
+    np.testing.assert_array_equal(got.mixture.whitening, np.eye(5))
+    np.testing.assert_allclose(got.mixture.mu, expected.mixture.mu, rtol=1e-6)
+    np.testing.assert_allclose(got.off_field, expected.off_field, rtol=1e-6)
+
+
+def test_each_coupling_stands_once_below_the_diagonal():
+    model = MDNRNN(dataclasses.replace(SMALL, correlated=True), key=jax.random.key(0))
+    model = eqx.tree_at(
+        lambda m: m.head_bias, model, model.head_bias.at[:10].set(jnp.arange(2.0, 12.0))
+    )
+    whitening = np.asarray(model.predict(jnp.zeros(16)).mixture.whitening)
+    assert sorted(whitening[np.tril_indices(5, -1)]) == list(range(2, 12))
+    np.testing.assert_array_equal(np.triu(whitening), np.eye(5))
+
+
 @pytest.mark.parametrize(
     ("head", "output", "tiles"),
     [
