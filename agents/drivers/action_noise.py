@@ -15,7 +15,8 @@ class Style:
     pace scales the target speed (1 finishes laps at about 910), grip the steering gain, noise the
     standard deviation of correlated noise on every action, burst_rate the chance a step of a wrong
     manoeuvre that lasts `burst_steps`, blind the share of these that go straight on at some gas,
-    borrowed the share that do what another car's driver does meanwhile, on its own road, give_up the chance a step of driving properly no more.
+    borrowed the share that do what another car's driver does meanwhile, on its own road, give_up
+    the chance a step of driving properly no more.
     """
 
     pace: tuple[float, float] = (0.6, 1.3)
@@ -50,8 +51,9 @@ class ActionNoise:
 
     def disturb(self, actions: NDArray[np.floating]) -> Actions:
         """The actions [n, 3] with the next step's noise, within their ranges."""
+        noise = self._next_noise()
         self._start_bursts()
-        actions = actions[self._driver] + self._next_noise()
+        actions = actions[self._driver] + noise
         wrong = (self._burst_left > 0) & (self._driver == np.arange(len(actions)))
         actions = np.where(wrong[:, None], self._burst, actions)
         return np.clip(actions, LOW, HIGH).astype(np.float32)
