@@ -1,4 +1,4 @@
-"""`python -m agents demo | evaluate | evolve | record | drive`: who drives, and how well.
+"""`python -m agents COMMAND`: who drives, and how well.
 
 A command is a module with a config dataclass and `run(config)`; only the one asked for is imported.
 Results go to stdout, progress and errors to stderr.
@@ -16,7 +16,12 @@ COMMANDS = {
     "demo": ("agents.demo", "DemoConfig", "the shipped controller, dreaming and for real"),
     "evaluate": ("agents.evaluate", "EvaluateConfig", "mean return on real tracks, or in dreams"),
     "evolve": ("agents.evolve", "EvolveConfig", "learn to drive in the dream, with CMA-ES"),
-    "record": ("agents.record", "RecordConfig", "film real episodes"),
+    "analytic": ("agents.analytic", "AnalyticConfig", "the same, by the gradient of the dream"),
+    "record": (
+        "agents.record",
+        "RecordConfig",
+        "film real episodes, and what the dream got wrong",
+    ),
     "drive": ("agents.drive", "DriveConfig", "drive it yourself, with the arrow keys"),
 }
 

@@ -4,31 +4,84 @@ Source: Hansen (2016), "The CMA Evolution Strategy: A Tutorial", as evosax imple
 Schmidhuber (2018), A.4.
 """
 
+import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from evosax.algorithms import CMA_ES
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
-from wm_env.dream import DreamCarRacing, DreamParams
-from wm_env.rollouts import Policy, Rollout, rollout
+from agents.dream_mix import DreamMix
+from wm_env.dream import ACTION_HIGH, ACTION_LOW, DreamCarRacing, DreamParams
+from wm_env.reward import TRACK_REWARD
+from wm_env.rollouts import Policy, Rollout, Trajectory, rollout
+
+_STAGES = 5  # of a growing horizon, each of which compiles a program of its own
+_FIXED_DREAMS = 64
 
 
 @dataclass(frozen=True)
 class CMAESConfig:
-    """Size of the search.
+    """Size of the search, and what it looks for.
 
     Every candidate of a generation dreams the same `dreams` dreams (starts and noise), so that
-    luck does not choose; `steps` is the horizon in frames, 50 a second.
+    luck does not choose; `steps` is the horizon in frames, 50 a second. With `steps_from` it grows
+    from there in five equal stages, the last of which begins at generation `steps_generations`.
+
+    Candidates are ranked by their return, or by `tiles` alone: 1000/N for each, whatever the time
+    and the falls. `restlessness` is subtracted for a driver whose inputs change by 1 a frame, and
+    in proportion for less.
     """
 
     population: int = 64  # Ha & Schmidhuber (2018)
     dreams: int = 16  # Ha & Schmidhuber (2018)
     steps: int = 600
     sigma: float = 0.1
+    steps_from: int | None = None
+    steps_generations: int = 50
+    fitness: Literal["return", "tiles"] = "return"
+    restlessness: float = 0.0
+
+    def horizon(self, generation: int) -> int:
+        """Frames of a dream in a generation; the first is number 1."""
+        if self.steps_from is None or generation >= self.steps_generations:
+            return self.steps
+        stage = (_STAGES - 1) * (generation - 1) // (self.steps_generations - 1)
+        return self.steps_from + (self.steps - self.steps_from) * stage // (_STAGES - 1)
+
+    def check(self) -> None:
+        """Look whether such a search can be.
+
+        Raises:
+            ValueError: a number is out of its range.
+        """
+        least = {"population": 4, "dreams": 1, "steps": 1, "steps_generations": 1}
+        for name, minimum in least.items():
+            if getattr(self, name) < minimum:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; expected {minimum} or more. The defaults "
+                    f"are {CMAESConfig()}."
+                )
+        if not 0.0 < self.sigma < math.inf:
+            raise ValueError(
+                f"sigma is {self.sigma}; expected a number above 0: how far from the controller "
+                "the first candidates are, 0.1 unless told."
+            )
+        if not 0.0 <= self.restlessness < math.inf:
+            raise ValueError(
+                f"restlessness is {self.restlessness}; expected 0 or more, the return that "
+                "restless driving costs."
+            )
+        if self.steps_from is not None and not 1 <= self.steps_from <= self.steps:
+            raise ValueError(
+                f"steps_from is {self.steps_from}; expected 1 to steps, {self.steps}, to which the "
+                "horizon grows. Leave it out for one horizon throughout."
+            )
 
 
 class Generation(NamedTuple):
@@ -42,20 +95,32 @@ class Generation(NamedTuple):
 class Evolution:
     """A search from `controller` on.
 
-    `state = init(key)`, then `state, generation = advance(state, params, key)`, again and again.
+    `state = init(key)`, then `state, generation = advance(state, mix, key)`, again and again.
     The solution is `controller(state)`, the distribution's mean: the luckiest sample is never kept.
+
+    The population is split evenly over this process's devices, as many as divide it.
+
+    Raises:
+        ValueError: the configuration is out of range.
     """
 
     def __init__(self, controller: Any, policy: Policy, config: CMAESConfig):
+        config.check()
         self.config = config
         self._policy = policy
         self._template = controller
         self._strategy = CMA_ES(population_size=config.population, solution=controller)
         self._env = DreamCarRacing()
+        # Of several processes one evolves, and has no say over the devices of the others.
+        devices = jax.local_devices()
+        mesh = Mesh(np.array(devices[: math.gcd(config.population, len(devices))]), ("lanes",))
+        self._whole = NamedSharding(mesh, PartitionSpec())
+        self._split = NamedSharding(mesh, PartitionSpec("lanes"))
         leaves, structure = jax.tree.flatten(controller)
-        self._kind = (policy, config, structure, *((leaf.shape, leaf.dtype) for leaf in leaves))
+        shapes = [(leaf.shape, leaf.dtype) for leaf in leaves]
+        self._kind = (policy, config, self._split, structure, *shapes)
 
-    # Searches are static arguments of `advance`: alike ones share its compiled program.
+    # Searches are static arguments of `_advance`: alike ones share its compiled programs.
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and self._kind == other._kind
 
@@ -73,28 +138,82 @@ class Evolution:
         """The distribution's mean, as a controller."""
         return self._strategy.get_mean(state)
 
-    @eqx.filter_jit
-    def advance(self, state: Any, params: DreamParams, key: Array) -> tuple[Any, Generation]:
-        """One generation: ask, dream, tell.
+    def advance(
+        self, state: Any, mix: DreamMix, key: Array, *, number: int | None = None
+    ) -> tuple[Any, Generation]:
+        """One generation: ask, dream, tell. Its `number` tells the horizon; the last one's if None.
 
         Worlds and their parameters are arguments: swapping them compiles nothing.
+
+        Raises:
+            ValueError: the dreams cannot be spread evenly over the worlds of the mix.
         """
+        if self.config.dreams % mix.worlds:
+            raise ValueError(
+                f"dreams is {self.config.dreams}; expected a multiple of the {mix.worlds} worlds, "
+                f"over which they are spread evenly. Take {mix.worlds} or {2 * mix.worlds}, say."
+            )
+        steps = self.config.steps if number is None else self.config.horizon(number)
+        state, mix, key = jax.device_put((state, mix, key), self._whole)
+        return self._advance(state, mix, key, steps)
+
+    @eqx.filter_jit
+    def _advance(self, state: Any, mix: DreamMix, key: Array, steps: int) -> tuple[Any, Generation]:
         key_ask, key_dreams, key_tell = jax.random.split(key, 3)
         defaults = self._strategy.default_params
         population, state = self._strategy.ask(key_ask, state, defaults)
-        keys = jax.random.split(key_dreams, self.config.dreams)
-        returns = jax.vmap(lambda candidate: self._dream(candidate, params, keys).ret.mean())(
-            population
-        )
-        state, _ = self._strategy.tell(
-            key_tell, population, -returns, state, defaults
-        )  # evosax minimises
-        fixed = self._dream(self.controller(state), params, jax.random.split(jax.random.key(0), 64))
-        return state, Generation(returns.mean(), returns.max(), fixed.ret.mean())
 
-    def _dream(self, controller: Any, params: DreamParams, keys: Array) -> Rollout:
-        return jax.vmap(
-            lambda key: rollout(
-                self._env, params, self._policy, controller, key, steps=self.config.steps
-            )
-        )(keys)
+        def drive(candidate: Any) -> tuple[Array, Array]:
+            dream = lambda params, key: self._dream(candidate, params, key, steps)  # noqa: E731
+            returns, worth = mix.each(dream, key_dreams, self.config.dreams)
+            return returns.mean(), worth.mean()
+
+        population = jax.lax.with_sharding_constraint(population, self._split)
+        returns, worth = jax.vmap(drive)(population)
+        population, worth = jax.lax.with_sharding_constraint((population, worth), self._whole)
+        state, _ = self._strategy.tell(
+            key_tell, population, -worth, state, defaults
+        )  # evosax minimises
+        state = jax.lax.with_sharding_constraint(state, self._whole)
+        fixed = self._fixed_return(self.controller(state), mix.plain)
+        return state, Generation(returns.mean(), returns.max(), fixed)
+
+    def _dream(
+        self, controller: Any, params: DreamParams, key: Array, steps: int
+    ) -> tuple[Array, Array]:
+        """Return and fitness of one dream."""
+        record = self.config.restlessness > 0.0
+        driven = rollout(
+            self._env, params, self._policy, controller, key, steps=steps, record=record
+        )
+        return driven.ret, fitness(driven, params, self.config)
+
+    def _fixed_return(self, controller: Any, params: DreamParams) -> Array:
+        keys = jax.random.split(jax.random.key(0), _FIXED_DREAMS)
+        if _FIXED_DREAMS % self._split.mesh.size == 0:
+            keys = jax.lax.with_sharding_constraint(keys, self._split)
+        returns, _ = jax.vmap(lambda key: self._dream(controller, params, key, self.config.steps))(
+            keys
+        )
+        return returns.mean()
+
+
+def fitness(driven: Rollout, params: DreamParams, config: CMAESConfig) -> Float[Array, ""]:
+    """What an episode is worth to a search; it has a trajectory where restlessness costs."""
+    score = driven.ret
+    if config.fitness == "tiles":
+        score = TRACK_REWARD / params.track_tiles * driven.tiles
+    if driven.trajectory is None:
+        return score
+    return score - config.restlessness * restlessness(driven.trajectory)
+
+
+def restlessness(trajectory: Trajectory) -> Float[Array, ""]:
+    """By how much a driver's inputs change from frame to frame, on average until the episode ends.
+
+    0 to 2/3 or more: the mean over steer, gas and brake, of which steer spans 2.
+    """
+    clipped = jax.vmap(lambda action: jnp.clip(action, ACTION_LOW, ACTION_HIGH))
+    change = jnp.abs(jnp.diff(clipped(trajectory.action), axis=0)).mean(axis=1)
+    driven = trajectory.alive[1:].astype(change.dtype)
+    return jnp.sum(change * driven) / jnp.maximum(jnp.sum(driven), 1.0)

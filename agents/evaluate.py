@@ -1,4 +1,4 @@
-"""`python -m agents evaluate`: a linear controller's return on real tracks, or in dreams."""
+"""`python -m agents evaluate`: a controller's return on real tracks, or in dreams."""
 
 import json
 import platform
@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from agents.linear import linear_policy, load_linear
+from agents.controllers import load_controller_policy
 from wm_env import __version__
 from wm_env.evaluation import Evaluation, evaluate
 from wm_env.weights import load_world, write_atomically
@@ -25,7 +25,7 @@ class EvaluateConfig:
     episodes: int = 100
     first_seed: int = 1000
     backend: Literal["gymnasium", "envpool"] = "gymnasium"  # of the real tracks
-    controller: str = "carracing_controller"  # file or shipped name
+    controller: str = "carracing_controller"  # file, linear or MLP, or shipped name
     world: str = "carracing"  # file or shipped name
     json: Path | None = None  # write all figures here
     processes: int | None = None  # on Gymnasium; one a core unless told
@@ -53,9 +53,9 @@ def run(config: EvaluateConfig) -> Evaluation:
     }
     world = load_world(config.world)
     features = world.latent_size + world.hidden_size
-    controller, training = load_linear(config.controller, features=features)
+    policy, controller, training = load_controller_policy(config.controller, features=features)
     evaluation = evaluate(
-        linear_policy,
+        policy,
         controller,
         env=config.env,
         seeds=range(config.first_seed, config.first_seed + config.episodes),

@@ -3,103 +3,171 @@
 Reality only says which controller to keep.
 """
 
-import json
+import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import matplotlib
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
-from agents.cma_es import CMAESConfig, Evolution, Generation
+from agents.cma_es import CMAESConfig, Evolution
+from agents.dream_mix import DreamMix, Range, load_worlds
+from agents.evolution_history import EvolutionHistory
 from agents.linear import LinearController, linear_policy, load_linear, save_linear
 from wm_env.car_racing import default_backend
 from wm_env.checkpoint import load_checkpoint, save_checkpoint
 from wm_env.dream import DreamParams
 from wm_env.evaluation import evaluate
 from wm_env.progress import progress_bar
-from wm_env.weights import checksum_of, load_world, write_atomically
+from wm_env.seeds import HELD_OUT
+from wm_env.weights import checksum_of
+from wm_env.world_model import WorldModel
 
 
 @dataclass(frozen=True)
 class EvolveConfig:
-    """What to evolve, in which dream, and how often reality is asked.
+    """What to evolve, in which dreams, and how often reality is asked.
+
+    Dreams are spread evenly over `world` and `worlds`, which share its V; the driver sees the h of
+    whichever it is in, and that of `world` on the real track. Each dream of a generation draws its
+    temperature and dropout from the ranges, where such are given; the fixed dreams that tell how
+    the search goes are of `world`, `temperature` and `dropout`.
 
     Validation drives `validation_episodes` real tracks from `validation_first_seed` on with the
-    mean controller, every `validate_every` generations; keep those seeds below 100, which leaves
-    1000..1099 for judging.
+    mean controller, every `validate_every` generations. Those seeds are below 100, which leaves
+    1000..1099 for judging. After `patience` validations in a row without a better mean, the search
+    stops.
     """
 
     world: str = "carracing"
+    worlds: tuple[str, ...] = ()
     # Begin from this controller's file or shipped name; zeros otherwise.
     controller: str | None = None
     out: Path = Path("out/evolve")
     generations: int = 30
     search: CMAESConfig = field(default_factory=CMAESConfig)
     temperature: float = 1.0
+    temperature_range: Range | None = None
     dropout: float = 0.0
+    dropout_range: Range | None = None
     start_middle: float = 0.3
     seed: int = 0
     validate_every: int = 5
     validation_episodes: int = 16
     validation_first_seed: int = 0
     validation_steps: int = 1000  # frames of such an episode at most
+    patience: int | None = None
     backend: Literal["gymnasium", "envpool"] = field(default_factory=default_backend)
+
+    def check(self) -> None:
+        """Look whether all of it can be.
+
+        Raises:
+            ValueError: a number is out of its range.
+        """
+        self.search.check()
+        for name in ("generations", "validate_every", "validation_episodes", "validation_steps"):
+            _check_at_least_one(name, getattr(self, name))
+        if self.patience is not None:
+            _check_at_least_one("patience", self.patience)
+        for name, fits, expected in (
+            ("start_middle", lambda share: 0.0 <= share <= 1.0, "a share from 0 to 1"),
+            ("temperature", lambda tau: 0.0 <= tau < math.inf, "0 or more; 1 is as the data"),
+            ("dropout", lambda rate: 0.0 <= rate < 1.0, "0 or more and less than 1"),
+        ):
+            value, ends = getattr(self, name), getattr(self, f"{name}_range", None)
+            if not fits(value):
+                raise ValueError(f"{name} is {value}; expected {expected}.")
+            if ends is not None and not (ends[0] <= ends[1] and all(map(fits, ends))):
+                raise ValueError(
+                    f"{name}_range is {ends}; expected least and greatest, each {expected}."
+                )
+        seeds, choosing = self.validation_seeds(), HELD_OUT["choosing"]
+        if not set(seeds) <= set(choosing):
+            raise ValueError(
+                f"validation would drive seeds {seeds[0]}..{seeds[-1]}; expected some of "
+                f"{choosing[0]}..{choosing[-1]}, which are for choosing. Take fewer "
+                "validation_episodes or an earlier validation_first_seed."
+            )
+
+    def validation_seeds(self) -> range:
+        """The real tracks that choose."""
+        first = self.validation_first_seed
+        return range(first, first + self.validation_episodes)
 
 
 def run(config: EvolveConfig) -> Path:
     """Evolve, resuming from `out/checkpoint.safetensors`.
 
-    Returns the controller that reality preferred.
+    Returns the controller that reality preferred; after every validation it and the figure are
+    those of the search so far.
+
+    Raises:
+        ValueError: the configuration cannot be, or is not that of the search in `out`.
     """
-    world = load_world(config.world)
+    config.check()
+    worlds = load_worlds((config.world, *config.worlds))
     controller = (
         load_linear(config.controller)[0] if config.controller else LinearController.zeros()
     )
     evolution = Evolution(controller, linear_policy, config.search)
+    mix, key = _mix(worlds, config), jax.random.key(config.seed + 1)
+    state, done = evolution.init(jax.random.key(config.seed)), 0
+    checkpoint = config.out / "checkpoint.safetensors"
+    if checkpoint.exists():
+        state, done = load_checkpoint(state, checkpoint, _dream_of(config))
+    history = EvolutionHistory(config.out / "history.jsonl", done)
+    total = config.generations
+    with progress_bar("evolving", total=total, done=done, unit="generations") as bar:
+        # A run that was stopped while it validated has that before it still.
+        _validate_if_due(evolution.controller(state), worlds[0], config, history)
+        for number in range(done + 1, total + 1):
+            if history.is_stalled(config.patience):
+                bar.say(f"stopped: no better for real in {config.patience} validations")
+                break
+            since = time.monotonic()
+            state, outcome = evolution.advance(
+                state, mix, jax.random.fold_in(key, number), number=number
+            )
+            figures = {name: float(value) for name, value in outcome._asdict().items()}
+            figures |= {"sigma": float(state.std), "horizon": config.search.horizon(number)}
+            history.add(**figures, seconds=time.monotonic() - since)
+            save_checkpoint(state, number, checkpoint, _dream_of(config))
+            _validate_if_due(evolution.controller(state), worlds[0], config, history)
+            bar.advance(1, note=history.note())
+    return _conclude(config, history)
+
+
+def _mix(worlds: Sequence[WorldModel], config: EvolveConfig) -> DreamMix:
     params = DreamParams(
-        world_model=world,
+        world_model=worlds[0],
         temperature=config.temperature,
         dropout=config.dropout,
         start_middle=config.start_middle,
         max_steps_in_episode=config.search.steps,
     )
-    state, start = evolution.init(jax.random.key(config.seed)), 0
-    checkpoint, log = config.out / "checkpoint.safetensors", config.out / "history.jsonl"
-    config.out.mkdir(parents=True, exist_ok=True)
-    if checkpoint.exists():
-        state, start = load_checkpoint(state, checkpoint, _dream_of(config))
-    history = [line for line in _read(log) if line["generation"] <= start]
-    key = jax.random.key(config.seed + 1)
-    with progress_bar("evolving", total=config.generations, done=start, unit="generations") as bar:
-        for generation in range(start + 1, config.generations + 1):
-            since = time.monotonic()
-            state, outcome = evolution.advance(state, params, jax.random.fold_in(key, generation))
-            line = {"generation": generation, **_numbers(outcome), "sigma": float(state.std)}
-            line["seconds"] = time.monotonic() - since
-            if generation % config.validate_every == 0 or generation == config.generations:
-                line |= _validate(evolution.controller(state), world, config, generation)
-            history.append(line)
-            write_atomically(log, "".join(json.dumps(row) + "\n" for row in history).encode())
-            save_checkpoint(state, generation, checkpoint, _dream_of(config))
-            bar.advance(1, note=_note(history))
-    figure(history, config.out / "evolution.png")
-    return _keep_best(history, config)
+    ranges = {"temperature": config.temperature_range, "dropout": config.dropout_range}
+    return DreamMix(params, worlds[1:], **ranges)
 
 
-def _validate(
-    controller: LinearController, world: Any, config: EvolveConfig, generation: int
-) -> dict[str, float]:
-    first = config.validation_first_seed
+def _validate_if_due(
+    controller: LinearController,
+    world: WorldModel,
+    config: EvolveConfig,
+    history: EvolutionHistory,
+) -> None:
+    """Drive real tracks every so often and at the end; keep the controller, and the best so far."""
+    number = len(history)
+    due = number and (number % config.validate_every == 0 or number >= config.generations)
+    if not due or "real_mean" in history.lines[-1]:
+        return
     real = evaluate(
         linear_policy,
         controller,
         env="real",
-        seeds=range(first, first + config.validation_episodes),
+        seeds=config.validation_seeds(),
         world_model=world,
         backend=config.backend,
         max_episode_steps=config.validation_steps,
@@ -110,75 +178,50 @@ def _validate(
         "real_std": real.std,
         "real_episodes": config.validation_episodes,
     }
-    facts = {"generation": generation, "evolve": _jsonable(config), "validation": figures}
-    save_linear(controller, config.out / f"controller-{generation:04d}.safetensors", facts)
-    return figures
+    facts = {"generation": number, "evolve": _jsonable(config), "validation": figures}
+    save_linear(controller, _controller(config, number), facts)
+    history.amend(**figures)
+    _conclude(config, history)
 
 
-def _keep_best(history: list[dict[str, float]], config: EvolveConfig) -> Path:
-    validated = [line for line in history if "real_mean" in line]
-    best = max(validated, key=lambda line: line["real_mean"])
+def _conclude(config: EvolveConfig, history: EvolutionHistory) -> Path:
+    """Draw the figure, and put the controller that drove best for real in its place."""
+    history.draw(config.out / "evolution.png")
     path = config.out / "controller.safetensors"
-    controller, facts = load_linear(config.out / f"controller-{best['generation']:04d}.safetensors")
-    save_linear(controller, path, {**facts, "chosen_among": len(validated)})
+    controller, facts = load_linear(_controller(config, int(history.best["generation"])))
+    save_linear(controller, path, {**facts, "chosen_among": len(history.validated)})
     return path
 
 
-def figure(history: list[dict[str, float]], path: Path) -> None:
-    """Dream and real return over generations, as a PNG."""
-    generations = [line["generation"] for line in history]
-    validated = [line for line in history if "real_mean" in line]
-    fig, axes = plt.subplots(figsize=(8, 4.5))
-    axes.plot(
-        generations, [line["fixed_return"] for line in history], label="dream, the mean controller"
-    )
-    axes.plot(
-        generations,
-        [line["mean_return"] for line in history],
-        alpha=0.4,
-        label="dream, its population",
-    )
-    axes.errorbar(
-        [line["generation"] for line in validated],
-        [line["real_mean"] for line in validated],
-        [line["real_std"] for line in validated],
-        fmt="o",
-        capsize=3,
-        label="real (mean and standard deviation over tracks)",
-    )
-    axes.set(
-        xlabel="generation",
-        ylabel="return",
-        title="Evolved in the dream, validated on the real track",
-    )
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
-    fig.tight_layout()
-    fig.savefig(path, dpi=120)
-    plt.close(fig)
-
-
-def _read(log: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-
-
-def _numbers(outcome: Generation) -> dict[str, float]:
-    return {name: float(value) for name, value in outcome._asdict().items()}
-
-
-def _note(history: list[dict[str, float]]) -> str:
-    real = [line["real_mean"] for line in history if "real_mean" in line]
-    reality = f"  real {real[-1]:.0f} (best {max(real):.0f})" if real else ""
-    return f"dream {history[-1]['fixed_return']:.0f}{reality}"
+def _controller(config: EvolveConfig, generation: int) -> Path:
+    return config.out / f"controller-{generation:04d}.safetensors"
 
 
 def _dream_of(config: EvolveConfig) -> dict[str, Any]:
-    """What may not change in the middle of an evolution."""
-    fixed = ("search", "temperature", "dropout", "start_middle", "seed", "world", "controller")
-    weights = [name for name in (config.world, config.controller) if name is not None]
-    dream = {name: value for name, value in _jsonable(config).items() if name in fixed}
-    return {**dream, "checksums": [checksum_of(name) for name in weights]}
+    """What may not change in the middle of an evolution.
+
+    Options that not every search has are told only where they are used, so that a checkpoint
+    outlives the coming of new ones.
+    """
+    told = _jsonable(config)
+    names = ("temperature", "dropout", "start_middle", "seed", "world", "controller")
+    options = ("worlds", "temperature_range", "dropout_range")
+    dream = {name: told[name] for name in names}
+    dream |= {name: told[name] for name in options if told[name]}
+    sizes, plain = ("population", "dreams", "steps", "sigma"), asdict(CMAESConfig())
+    dream["search"] = {
+        name: value
+        for name, value in told["search"].items()
+        if name in sizes or value != plain[name]
+    }
+    weights = [config.world, config.controller, *config.worlds]
+    return {**dream, "checksums": [checksum_of(name) for name in weights if name is not None]}
 
 
 def _jsonable(config: EvolveConfig) -> dict[str, Any]:
     return asdict(replace(config, out=str(config.out)))  # pyright: ignore[reportArgumentType]
+
+
+def _check_at_least_one(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name} is {value}; expected 1 or more.")

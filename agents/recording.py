@@ -1,8 +1,6 @@
 """A real episode kept whole: what the driver saw, did and got, and what M makes of it."""
 
-import io
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -11,11 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from wm_env.foresight import Foresight
 from wm_env.progress import progress_bar
 from wm_env.real import make_real
+from wm_env.reward import TYPICAL_TRACK_TILES, recover_track_tiles
 from wm_env.rollouts import Policy
-from wm_env.weights import write_atomically
 from wm_env.world_model import WorldModel
 
 FPS = 50  # frames a second, of CarRacing-v3 and of the dream
@@ -48,6 +45,18 @@ class Recording:
     def length(self) -> int:
         """T."""
         return len(self.actions)
+
+    @property
+    def track_tiles(self) -> int:
+        """N as the rewards tell it, or that of a typical track where they do not."""
+        return recover_track_tiles(self.rewards) or TYPICAL_TRACK_TILES
+
+    @property
+    def end(self) -> str:
+        """How it ended, in words."""
+        if self.lap_finished:
+            return "lap finished"
+        return "off the field" if self.off_field else "time limit"
 
 
 def record(
@@ -164,25 +173,3 @@ def decode(world: WorldModel, z: np.ndarray | Array, *, batch: int = 128) -> np.
 @jax.jit
 def _decode(world: WorldModel, z: Array) -> Array:
     return jax.vmap(world.decode)(z)
-
-
-def write_telemetry(recording: Recording, foresight: Foresight, path: Path) -> None:
-    """Everything but the images as a compressed npz, whole or not at all.
-
-    z [T + 1, z], h [T + 1, h], action [T, 3], reward, real_tiles, predicted_tiles,
-    predicted_off_field and surprise (nats) [T], and the seed.
-    """
-    buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer,
-        seed=recording.seed,
-        z=recording.z,
-        h=recording.h,
-        action=recording.actions,
-        reward=recording.rewards,
-        real_tiles=recording.tiles,
-        predicted_tiles=np.asarray(foresight.tiles),
-        predicted_off_field=np.asarray(foresight.off_field),
-        surprise=np.asarray(foresight.surprise),
-    )
-    write_atomically(path, buffer.getvalue())

@@ -1,15 +1,21 @@
 """Contenders of a run: a controller with the world it was evolved in, and how real tracks rank it.
 
-A run and each of its rounds are folders of one layout, and bring forth a contender each.
+A run and each of its rounds are folders of one layout, and bring forth a contender each. It drives
+for the data of the next round, as it is and spoilt.
 """
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agents.linear import linear_policy, load_linear
+import equinox as eqx
+import numpy as np
+
+from agents.linear import LinearController, linear_policy, load_linear
+from training.plan import CollectConfig, ShardPlan
 from wm_env.evaluation import evaluate
 from wm_env.seeds import HELD_OUT
 from wm_env.storage import StoreError
@@ -21,6 +27,19 @@ class Contender:
     """What is in one folder: `memory/`, `world.safetensors` and `evolve/`."""
 
     folder: Path
+
+    @property
+    def reconstruction(self) -> Path:
+        """What a round found out about V: errors, and which V it used."""
+        return self.folder / "reconstruction.json"
+
+    @property
+    def vision(self) -> Path:
+        """The folder of V: its own, or one that it took over."""
+        if self.reconstruction.exists():
+            return self.folder.parent / json.loads(self.reconstruction.read_text())["vision"]
+        own = self.folder / "vision"
+        return own if own.exists() else self.folder.parent / "vision"
 
     @property
     def memory(self) -> Path:
@@ -36,6 +55,11 @@ class Contender:
     def controller(self) -> Path:
         """The controller that was evolved there."""
         return self.folder / "evolve" / "controller.safetensors"
+
+    @property
+    def finished(self) -> bool:
+        """Whether both are there; the controller is written last."""
+        return self.world.is_file() and self.controller.is_file()
 
     def check(self) -> None:
         """Look whether both are there.
@@ -53,10 +77,75 @@ class Contender:
         """The mean return on the real tracks that chose this controller in its evolution."""
         return load_linear(self.controller)[1]["validation"]["real_mean"]
 
+    def scores(self) -> dict[str, float]:
+        """How the controller did: `generation`, `dream` (its mean return there), `real_mean`, ….
+
+        The real figures are those of the validation that chose it.
+        """
+        facts = load_linear(self.controller)[1]
+        lines = (self.folder / "evolve" / "history.jsonl").read_text().splitlines()
+        dream = {line["generation"]: line["fixed_return"] for line in map(json.loads, lines)}
+        generation = facts["generation"]
+        return {"generation": generation, "dream": dream[generation], **facts["validation"]}
+
 
 def best_of(contenders: Sequence[Contender]) -> Contender:
     """The one that was validated best; of equal ones the first."""
     return max(contenders, key=Contender.validated)
+
+
+def without_gain(contenders: Sequence[Contender]) -> int:
+    """How many came after the best one."""
+    return len(contenders) - 1 - contenders.index(best_of(contenders))
+
+
+@dataclass(frozen=True)
+class RoundCollect(CollectConfig):
+    """A collection in which shards of `on_policy` take turns in how spoilt the controller is.
+
+    `weight_noise` is in root mean squares of its weights. It errs then as it would not by noise on
+    its actions: for an episode long, in the same places.
+    """
+
+    weight_noise: tuple[float, ...] = (0.0,)
+
+    def plan(self) -> list[ShardPlan]:
+        """As `CollectConfig.plan`."""
+        turns = itertools.cycle(self.weight_noise)
+        return [
+            SpoiltPlan(one.index, one.driver, one.seeds, next(turns))
+            if one.driver == "on_policy"
+            else one
+            for one in super().plan()
+        ]
+
+
+@dataclass(frozen=True)
+class SpoiltPlan(ShardPlan):
+    """A shard whose controller has noise on its weights, drawn from its first seed."""
+
+    weight_noise: float = 0.0
+
+    def settings(self, config: CollectConfig) -> dict[str, Any]:
+        """As `ShardPlan.settings`; of a controller as it is the very same."""
+        spoilt = {"weight_noise": self.weight_noise} if self.weight_noise else {}
+        return super().settings(config) | spoilt
+
+    def driver_options(self, config: CollectConfig) -> dict[str, Any]:
+        """As `ShardPlan.driver_options`, with the spoilt controller itself."""
+        options = super().driver_options(config)
+        if self.weight_noise:
+            controller, _ = load_linear(config.controller or "carracing_controller")
+            options["controller"] = spoil(controller, self.weight_noise, seed=self.seeds[0])
+        return options
+
+
+def spoil(controller: LinearController, noise: float, *, seed: int) -> LinearController:
+    """The controller with normal noise on its weights, `noise` root mean squares of them large."""
+    weight = np.asarray(controller.weight)
+    spread = noise * np.sqrt(np.mean(weight**2))
+    drawn = np.random.default_rng(seed).normal(0.0, spread, weight.shape).astype(np.float32)
+    return eqx.tree_at(lambda one: one.weight, controller, weight + drawn)
 
 
 def evaluate_contender(

@@ -28,6 +28,8 @@ _MARKS = {
         "round-*/latents/*.safetensors",
         "round-*/*/checkpoint.safetensors",
         "round-*/world*.safetensors",
+        "round-*/report.json",
+        "**/latents-round-*/*.safetensors",
     ),
     "evaluation": ("evaluation.json",),
 }

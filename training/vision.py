@@ -23,6 +23,7 @@ from wm_env.checkpoint import load_checkpoint, save_checkpoint
 from wm_env.preprocess import mirror
 from wm_env.shard import Shard
 from wm_env.vae import VAE, VAEConfig
+from wm_env.weights import digest_of
 
 
 @dataclass(frozen=True)
@@ -148,11 +149,16 @@ def make_train_step(
     return lambda state, images, key: train_step(jnp.asarray(images), state, key)
 
 
-def fit_vision(shards: list[Shard], config: VisionConfig, out: Path) -> VAE:
-    """Fit V on a store; goes on from `out/checkpoint.safetensors`.
+def fit_vision(
+    shards: list[Shard], config: VisionConfig, out: Path, *, begin_from: VAE | None = None
+) -> VAE:
+    """Fit V on a store, a fresh one or `begin_from`; goes on from `out/checkpoint.safetensors`.
 
     Leaves `vae.safetensors`, metrics and pictures in `out`.
     """
+    state = new_state(config)
+    if begin_from is not None:
+        state = VisionState(begin_from, adam(config).init(eqx.filter(begin_from, eqx.is_array)))
     held_out, drivers = held_out_images(shards, 256)
     batch_loss = make_batch_loss(config)
 
@@ -170,13 +176,14 @@ def fit_vision(shards: list[Shard], config: VisionConfig, out: Path) -> VAE:
 
     vae = fit(
         "V",
-        new_state(config),
+        state,
         make_train_step(config),
         batches,
         validate,
         config=config,
         data=data_name([shard.manifest["checksums"]["images"] for shard in shards]),
         out=out,
+        begun_from=None if begin_from is None else digest_of(begin_from),
         pictures=lambda vae: vision_pictures(vae, held_out, drivers, out),
     )
     if is_first():

@@ -1,27 +1,54 @@
 """Evolution in the dream: returns rise, and worlds can be swapped without compiling."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from agents.cma_es import CMAESConfig, Evolution
+import wm_env
+from agents.cma_es import CMAESConfig, Evolution, fitness, restlessness
+from agents.dream_mix import DreamMix
 from agents.linear import LinearController, linear_policy
 from tests.contracts.test_compilation import compilations
-from wm_env.dream import DreamParams
+from wm_env.dream import DreamCarRacing, DreamParams
+from wm_env.rollouts import Rollout, Trajectory, rollout
 
 pytestmark = pytest.mark.usefixtures("lenient_dtypes")  # evosax multiplies floats by booleans
 
+HIDDEN = 16
+FEATURES = 32 + HIDDEN
+ROOT = Path(wm_env.__file__).parents[1]
+
 
 @pytest.fixture(scope="module")
-def evolution():
-    return Evolution(
-        LinearController.zeros(), linear_policy, CMAESConfig(population=8, dreams=2, steps=20)
-    )
+def small(random_world):
+    return random_world(0, mdn_rnn={"hidden_size": HIDDEN})
 
 
-def test_a_generation_moves_the_mean_and_reports_finite_returns(evolution, world):
+def search(controller=None, **changes):
+    config = CMAESConfig(**{"population": 8, "dreams": 2, "steps": 20, **changes})
+    controller = LinearController.zeros(FEATURES) if controller is None else controller
+    return Evolution(controller, linear_policy, config)
+
+
+def mixed(world, *more, **ranges):
+    return DreamMix(DreamParams(world_model=world), more, **ranges)
+
+
+def generation(evolution, mix, **options):
+    """The state before and after one generation, and how it went."""
     state = evolution.init(jax.random.key(0))
-    after, outcome = evolution.advance(state, DreamParams(world_model=world), jax.random.key(1))
+    return state, *evolution.advance(state, mix, jax.random.key(1), **options)
+
+
+def test_a_generation_moves_the_mean_and_reports_finite_returns(small):
+    evolution = search()
+    state, after, outcome = generation(evolution, mixed(small))
     assert float(state.std) == pytest.approx(0.1)
     assert jnp.isfinite(outcome.mean_return) and outcome.best_return >= outcome.mean_return
     assert not jnp.array_equal(
@@ -29,31 +56,196 @@ def test_a_generation_moves_the_mean_and_reports_finite_returns(evolution, world
     )
 
 
-def test_the_same_key_gives_the_same_generation(evolution, world):
-    state, params = evolution.init(jax.random.key(0)), DreamParams(world_model=world)
-    one, _ = evolution.advance(state, params, jax.random.key(1))
-    two, _ = evolution.advance(state, params, jax.random.key(1))
-    assert jnp.array_equal(one.mean, two.mean)
+def test_the_same_key_gives_the_same_generation(small):
+    evolution, mix = search(), mixed(small, temperature=(0.5, 1.5), dropout=(0.0, 0.2))
+    assert jnp.array_equal(generation(evolution, mix)[1].mean, generation(evolution, mix)[1].mean)
 
 
-def test_alike_searches_share_a_program_that_is_compiled_once(world):
-    def search(gain, **changes):
-        config = CMAESConfig(population=8, dreams=2, steps=21, **changes)
-        controller = jax.tree.map(lambda leaf: leaf + gain, LinearController.zeros())
-        evolution, params = (
-            Evolution(controller, linear_policy, config),
-            DreamParams(world_model=world),
-        )
+def test_alike_searches_share_a_program_that_is_compiled_once(small, random_world):
+    other = random_world(1, mdn_rnn={"hidden_size": HIDDEN})
+
+    def evolve(gain, mix, **changes):
+        controller = jax.tree.map(lambda leaf: leaf + gain, LinearController.zeros(FEATURES))
+        evolution = search(controller, steps=21, **changes)
         state = evolution.init(jax.random.key(0))
         for _ in range(2):
-            state, _ = evolution.advance(state, params, jax.random.key(1))
+            state, _ = evolution.advance(state, mix, jax.random.key(1))
         return evolution
 
     with compilations() as first:
-        one = search(0.0)
+        one = evolve(0.0, mixed(small))
     with compilations() as later:
-        two = search(0.5)
-        three = search(0.0, sigma=0.2)
+        two = evolve(0.5, mixed(other, temperature=(0.5, 1.5)))
+        three = evolve(0.0, mixed(small), sigma=0.2)
     assert sum("advance" in name for name in first) == 1
     assert sum("advance" in name for name in later) == 1  # sigma is part of the config
     assert one == two and hash(one) == hash(two) and one != three
+
+
+def test_the_horizon_grows_in_five_equal_stages():
+    config = CMAESConfig(steps=1000, steps_from=200, steps_generations=41)
+    horizons = [config.horizon(number) for number in range(1, 60)]
+    assert horizons == [200] * 10 + [400] * 10 + [600] * 10 + [800] * 10 + [1000] * 19
+    assert CMAESConfig(steps=700).horizon(1) == 700
+    assert CMAESConfig(steps=700, steps_from=100, steps_generations=1).horizon(1) == 700
+
+
+def test_dreams_end_at_the_horizon_and_fixed_ones_at_the_last(small, with_outcomes):
+    evolution = search(steps=20, steps_from=4, steps_generations=9)
+    mix = mixed(with_outcomes(small, log_tiles=-3.0))
+    with compilations() as compiled:
+        for number, steps in ((1, 4), (2, 4), (3, 8), (9, 20), (10, 20)):
+            _, _, outcome = generation(evolution, mix, number=number)
+            assert float(outcome.mean_return / outcome.fixed_return) == pytest.approx(
+                steps / 20, rel=1e-4
+            )
+    assert sum("advance" in name for name in compiled) == 3  # one a horizon
+
+
+def test_an_ensemble_earns_the_mean_of_its_worlds_and_the_fixed_dreams_are_of_the_first(
+    small, with_outcomes
+):
+    worlds = [with_outcomes(small, log_tiles=rate) for rate in (-3.0, -2.0)]
+    alone = [generation(search(), mixed(world))[2] for world in worlds]
+    together = generation(search(), mixed(*worlds))[2]
+    expected = (alone[0].mean_return + alone[1].mean_return) / 2
+    assert float(alone[1].mean_return) > 1.5 * float(alone[0].mean_return)
+    assert float(together.mean_return) == pytest.approx(float(expected), rel=1e-4)
+    assert float(together.fixed_return) == pytest.approx(float(alone[0].fixed_return), rel=1e-4)
+
+
+def test_dreams_that_cannot_be_spread_evenly_are_refused(small):
+    evolution = search(dreams=3)
+    with pytest.raises(ValueError, match="dreams is 3; expected a multiple of the 2 worlds"):
+        generation(evolution, mixed(small, small))
+
+
+def driven(actions, alive, **facts):
+    actions, frames = jnp.asarray(actions, jnp.float32), len(alive)
+    trajectory = Trajectory(
+        observation=jnp.zeros((frames, 2)),
+        action=actions,
+        z=jnp.zeros((frames, 2)),
+        reward=jnp.zeros(frames),
+        alive=jnp.asarray(alive),
+    )
+    told = {"ret": jnp.float32(50.0), "tiles": jnp.float32(20.0), **facts}
+    no = jnp.bool_(False)
+    return Rollout(**told, length=jnp.int32(frames), lap_finished=no, off_field=no), trajectory
+
+
+def test_restlessness_is_the_mean_change_of_the_clipped_inputs_while_the_episode_lasts():
+    steer = [[-5.0, 0.5, 0.0], [5.0, 0.5, 0.0], [-1.0, 0.5, 0.0], [-1.0, 0.5, 1.0]]
+    _, whole = driven(steer, [True] * 4)
+    assert float(restlessness(whole)) == pytest.approx((2 + 2 + 1) / 3 / 3)
+    _, ended = driven(steer, [True, True, False, False])
+    assert float(restlessness(ended)) == pytest.approx(2 / 3)
+    _, still = driven(steer[:1] * 3, [True] * 3)
+    assert float(restlessness(still)) == 0.0
+
+
+def test_fitness_is_the_return_or_the_tiles_less_what_restlessness_costs(world):
+    episode, trajectory = driven([[-1.0, 0.0, 0.0], [1.0, 0.0, 0.0]], [True, True])
+    recorded = Rollout(**{**vars(episode), "trajectory": trajectory})
+    params = DreamParams(world_model=world, track_tiles=250.0)
+    assert float(fitness(episode, params, CMAESConfig())) == 50.0
+    assert float(fitness(episode, params, CMAESConfig(fitness="tiles"))) == 80.0
+    costly = CMAESConfig(fitness="tiles", restlessness=30.0)
+    assert float(fitness(recorded, params, costly)) == pytest.approx(80.0 - 30.0 * 2 / 3)
+
+
+def test_a_price_on_restlessness_calms_the_driver(small):
+    weight = jax.random.normal(jax.random.key(5), (3, FEATURES))
+    restless = LinearController(weight=weight, bias=jnp.zeros(3))
+    evolution = search(restless, population=16, restlessness=1e5, sigma=0.5)
+    state, mix = evolution.init(jax.random.key(0)), mixed(small)
+    for number in range(12):
+        state, _ = evolution.advance(state, mix, jax.random.key(number))
+
+    @jax.jit
+    def unrest(controller):
+        drive = lambda key: rollout(  # noqa: E731
+            DreamCarRacing(), mix.plain, linear_policy, controller, key, steps=20, record=True
+        )
+        keys = jax.random.split(jax.random.key(9), 16)
+        return jax.vmap(lambda key: restlessness(drive(key).trajectory))(keys).mean()
+
+    assert float(unrest(evolution.controller(state))) < 0.9 * float(unrest(restless))
+
+
+@pytest.mark.parametrize(
+    "changes, told",
+    [
+        ({"population": 3}, "population is 3; expected 4 or more"),
+        ({"dreams": 0}, "dreams is 0; expected 1 or more"),
+        ({"steps": 0}, "steps is 0; expected 1 or more"),
+        ({"sigma": 0.0}, "sigma is 0.0; expected a number above 0"),
+        ({"restlessness": -1.0}, "restlessness is -1.0; expected 0 or more"),
+        ({"steps_from": 30}, "steps_from is 30; expected 1 to steps, 20"),
+        ({"steps_generations": 0}, "steps_generations is 0; expected 1 or more"),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused(changes, told):
+    with pytest.raises(ValueError, match=told):
+        search(**changes)
+
+
+SCRIPT = """
+import os
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+os.environ["JAX_PLATFORMS"] = "cpu"
+import functools, importlib.util, json, jax, numpy as np
+spec = importlib.util.spec_from_file_location("fixtures", "tests/conftest.py")
+fixtures = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(fixtures)
+jax.config.update("jax_numpy_rank_promotion", "allow")
+jax.config.update("jax_numpy_dtype_promotion", "standard")
+from agents.cma_es import CMAESConfig, Evolution
+from agents.dream_mix import DreamMix
+from agents.linear import LinearController, linear_policy
+from wm_env.dream import DreamParams
+
+world = fixtures._random_world(0, mdn_rnn={"hidden_size": 16})
+mix = DreamMix(DreamParams(world_model=world), [world], temperature=(0.5, 1.5))
+everywhere, facts = jax.local_devices, {}
+for name, devices in (("alone", everywhere()[:1]), ("split", everywhere())):
+    jax.local_devices = lambda: devices
+    config = CMAESConfig(population=8, dreams=6, steps=5)
+    evolution = Evolution(LinearController.zeros(48), linear_policy, config)
+    state = evolution.init(jax.random.key(0))
+    where = jax.device_put((state, mix, jax.random.key(1)), evolution._whole)
+    program = Evolution._advance.lower(evolution, *where, 5).compile()
+    text = program.compiled.as_text()
+    evolution._advance = functools.partial(program, evolution)  # or it would be compiled again
+    facts[name + " talk"] = sum("while/body" in line for line in text.splitlines()
+        if any(word + "(" in line for word in ("all-gather", "all-reduce", "all-to-all")))
+    facts[name + " flops"] = program.compiled.cost_analysis()["flops"]
+    outcomes = []
+    for number in range(3):
+        state, outcome = evolution.advance(state, mix, jax.random.key(number))
+        outcomes += [float(value) for value in outcome]
+    facts[name] = outcomes
+    facts[name + " mean"] = np.asarray(state.mean).tolist()
+    facts[name + " devices"] = len(state.mean.sharding.device_set)
+print(json.dumps(facts))
+"""
+
+
+@pytest.fixture(scope="module")
+def facts():
+    """Three generations on one simulated device and on four, and their programs."""
+    command = [sys.executable, "-c", SCRIPT]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_four_devices_evolve_what_one_does(facts):
+    np.testing.assert_allclose(facts["split"], facts["alone"], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(facts["split mean"], facts["alone mean"], rtol=1e-3, atol=1e-4)
+    assert (facts["alone devices"], facts["split devices"]) == (1, 4)
+
+
+def test_each_of_four_devices_dreams_a_part_and_waits_for_none_while_it_does(facts):
+    assert facts["split flops"] < 0.6 * facts["alone flops"]
+    assert facts["split talk"] == 0

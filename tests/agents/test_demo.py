@@ -33,17 +33,6 @@ def test_the_demo_prints_a_table_and_writes_its_pictures(files, tmp_path, capsys
         assert expected in out
 
 
-def test_record_writes_a_film_a_strip_and_telemetry_for_each_seed(files, tmp_path, capsys):
-    written = record.run(
-        RecordConfig(out=tmp_path, episodes=2, first_seed=5, steps=20, gif=True, **files)
-    )
-    expected = {
-        f"seed-000{seed}{end}" for seed in (5, 6) for end in (".mp4", ".png", ".npz", ".gif")
-    }
-    assert {path.name for path in written} == {path.name for path in tmp_path.iterdir()} == expected
-    assert "seed 6: return" in capsys.readouterr().out
-
-
 def test_the_return_plot_copes_with_equal_returns(tmp_path):
     dream = Drives("dream", np.full(8, 500.0), np.full(8, 1000), 0)
     real = Drives("real", np.array([500.0]), np.array([1000]), 0)

@@ -1,5 +1,7 @@
 """Recordings, the dream beside them, and films of both."""
 
+from dataclasses import replace
+
 import imageio.v3 as iio
 import jax
 import jax.numpy as jnp
@@ -9,8 +11,10 @@ import pytest
 from agents import film as film_module
 from agents.film import Film, make_film, write_filmstrip, write_gif, write_mp4
 from agents.linear import LinearController, linear_policy
-from agents.recording import Recording, Syncing, decode, dream_along, record, write_telemetry
-from wm_env.foresight import foresee
+from agents.moments import find_moments
+from agents.recording import Recording, Syncing, decode, dream_along, record
+from agents.telemetry import expected_rewards, write_telemetry
+from wm_env.foresight import Foresight, foresee
 
 STEPS = 24
 SYNCING = Syncing(watch=4, every=10)
@@ -88,16 +92,45 @@ def test_decoding_in_batches_leaves_nothing_out(world, recording):
     np.testing.assert_array_equal(images, decode(world, recording.z, batch=64))
 
 
-def test_telemetry_holds_every_series(world, recording, tmp_path):
-    write_telemetry(
-        recording, foresee(world, recording.z, recording.actions), tmp_path / "drive.npz"
-    )
+def test_telemetry_holds_every_series(film, recording, tmp_path):
+    moments = find_moments(film.foresight, recording.tiles)
+    write_telemetry(recording, film.foresight, moments, tmp_path / "drive.npz")
     with np.load(tmp_path / "drive.npz", allow_pickle=False) as series:
-        assert series["z"].shape == (STEPS + 1, 32) and series["h"].shape == (STEPS + 1, 256)
-        assert series["action"].shape == (STEPS, 3)
-        for name in ("reward", "real_tiles", "predicted_tiles", "surprise"):
+        np.testing.assert_array_equal(series["z"], recording.z)
+        np.testing.assert_array_equal(series["h"], recording.h)
+        np.testing.assert_array_equal(series["action"], recording.actions)
+        np.testing.assert_array_equal(series["real_tiles"], recording.tiles)
+        np.testing.assert_array_equal(series["predicted_tiles"], film.foresight.tiles)
+        np.testing.assert_array_equal(series["predicted_reward"], film.expected_rewards)
+        np.testing.assert_array_equal(series["surprise"], film.foresight.surprise)
+        for name in ("reward", "predicted_reward", "predicted_off_field", "surprise"):
             assert series[name].shape == (STEPS,) and np.isfinite(series[name]).all()
-        assert series["seed"] == 3
+        assert series["seed"] == 3 and series["track_tiles"] == recording.track_tiles
+        assert list(series["deluded"]) == moments.deluded
+        assert list(series["surprising"]) == moments.surprising
+
+
+def test_expected_rewards_pay_what_the_dream_would_on_a_track_of_as_many_tiles(recording):
+    assert 230 <= recording.track_tiles <= 340
+    foresight = Foresight(
+        z=jnp.zeros((3, 32)),
+        tiles=jnp.array([0.0, 2.0, 2.0]),
+        off_field=jnp.array([0.0, 0.0, 0.25]),
+        surprise=jnp.zeros(3),
+    )
+    two = 2000.0 / recording.track_tiles - 0.1
+    expected = [-0.1, two, 0.75 * two - 25.0]
+    np.testing.assert_allclose(expected_rewards(recording, foresight), expected, rtol=1e-6)
+
+
+def test_a_track_that_paid_nothing_counts_as_a_typical_one(recording):
+    assert replace(recording, rewards=np.full(STEPS, -0.1, np.float32)).track_tiles == 281
+
+
+def test_an_end_is_told_in_words(recording):
+    assert recording.end == "time limit"
+    assert replace(recording, lap_finished=True).end == "lap finished"
+    assert replace(recording, off_field=True).end == "off the field"
 
 
 def test_the_mp4_has_every_frame_and_even_sides(film, tmp_path):
@@ -127,14 +160,33 @@ def test_the_gif_shows_every_fourth_frame(film, tmp_path):
     assert len(iio.imread(tmp_path / "drive.gif")) == 5
 
 
+def test_a_film_may_show_what_was_expected_one_step_before(world, recording, tmp_path):
+    film = make_film(world, recording, expect="next")
+    foresight = foresee(world, recording.z, recording.actions)
+    np.testing.assert_array_equal(film.expected[0], film.reconstruction[0])
+    np.testing.assert_array_equal(film.expected[1:], decode(world, foresight.z))
+    assert list(film.alone[:3]) == [0, 1, 1]
+    assert film_module._expected_label(film, 8) == "expected one step before"
+    write_filmstrip(film, tmp_path / "strip.png")
+    assert iio.imread(tmp_path / "strip.png").std() > 10.0
+
+
 def test_a_short_film_has_a_filmstrip_too(film, tmp_path):
     write_filmstrip(film, tmp_path / "strip.png")
-    assert iio.imread(tmp_path / "strip.png").shape[1] > 800
+    strip = iio.imread(tmp_path / "strip.png")
+    assert strip.shape[1] > 800 and strip.std() > 10.0
 
 
 def test_the_dream_panel_says_when_it_is_alone(film):
-    labels = [film_module._dream_label(film, time) for time in (0, 8, 14)]
+    labels = [film_module._expected_label(film, time) for time in (0, 8, 14)]
     assert labels == ["dream: watching", "dream: alone for 0.1 s", "dream: re-synced"]
+
+
+def test_the_line_below_tells_the_return_so_far_and_what_m_expected(film, recording):
+    real, expected = recording.rewards[:9].sum(), film.expected_rewards[:9].sum()
+    told = film_module._figures(film, 9)
+    assert f"return {real:.0f} (M expected {expected:.0f})" in told and "gas" in told
+    assert "gas" not in film_module._figures(film, STEPS)
 
 
 def test_recordings_are_told_by_their_sums(recording):

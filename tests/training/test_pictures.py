@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from agents.moments import find_moments
 from tests.training.episodes import made_up_episode
 from training.dataset import held_out_images
 from training.latents import EpisodeLatents, LatentShard, encode_store
@@ -16,8 +17,6 @@ from training.pictures import held_out_drives, memory_pictures, reconstructions,
 from training.pictures.calibration import PROBABILITY_EDGES, interval
 from training.pictures.dreams import HORIZONS, WATCH, dream_window
 from training.pictures.foretelling import dream, foretell, world_of
-from training.pictures.moments import APART, AROUND, around, peaks
-from training.pictures.sheet import Block, Strip, write_sheet
 from training.pictures.tiles import count_tiles, dreams_on_the_way
 from training.pictures.vision import REACH, Dimension, moved_along, rebuild, used_dimensions
 from wm_env.fidelity.calibration import reliability
@@ -73,7 +72,8 @@ def test_a_planted_surprise_is_found(steady_world):
     mu = np.ones((121, 32))
     mu[71] = 4.0
     (foretold,) = foretell(steady_world, [episode(mu=mu)])
-    assert peaks(foretold.surprise, 1) == [70]  # the step that led to frame 71
+    found = find_moments(foretold, np.zeros(120))
+    assert found.surprising == [70]  # the step that led to frame 71
     usual = 32 * 0.5 * np.log(2 * np.pi)  # at the mode of a standard normal in each dimension
     assert foretold.surprise[0] == pytest.approx(usual, rel=2e-2)  # M's floor makes sigma 1.007
     assert foretold.surprise[70] == pytest.approx(usual + 32 * 0.5 * 3.0**2, rel=2e-2)
@@ -173,21 +173,6 @@ def test_every_probability_has_a_bin():
     assert [part.count for part in told.bins] == [2, 1]
 
 
-def test_the_sum_around_a_step_takes_in_its_neighbours_on_both_sides():
-    given = np.zeros(60)
-    given[30] = 2.0
-    expected = np.where(np.abs(np.arange(60) - 30) <= AROUND, 2.0, 0.0)
-    np.testing.assert_array_equal(around(given), expected)
-
-
-def test_peaks_are_the_largest_values_and_lie_apart():
-    values = np.zeros(100)
-    values[[10, 10 + APART - 1, 60, 99]] = 5.0, 4.0, 6.0, 1.0
-    assert peaks(values, 3, above=0.5) == [60, 10, 99]
-    assert peaks(values, 1) == [60]
-    assert peaks(np.zeros(100), 3, above=0.5) == []
-
-
 def test_used_dimensions_are_sorted_by_how_much_their_mean_varies():
     deviations = np.array([0.5, 2.0, 0.1, 1.0], np.float32)
     mu = np.array([[-1.0], [1.0]], np.float32) * deviations
@@ -229,16 +214,6 @@ def test_latents_of_other_shards_are_refused(store):
     others = [LatentShard(latents[2].path, latents[2].rows)]
     with pytest.raises(StoreError, match="in common; run `python -m training latents`"):
         held_out_drives(shards[:2], others, 3)
-
-
-def test_a_sheet_shows_every_pixel_of_its_images_twice_as_large(tmp_path):
-    colours = np.array([[200, 0, 0], [0, 200, 0], [0, 0, 200]], np.uint8)
-    images = np.broadcast_to(colours[:, None, None], (3, 64, 64, 3))
-    strips = [Strip("two", images[:2]), Strip("one", images[2:])]
-    write_sheet(tmp_path / "sheet.png", "Title\nwith text", [Block("a block", ["x", "y"], strips)])
-    sheet = iio.imread(tmp_path / "sheet.png")[..., :3]
-    for colour in colours:
-        assert (sheet == colour).all(axis=2).sum() == 4 * 64 * 64
 
 
 def test_reconstructions_are_drawn_for_each_driver(world, tmp_path):

@@ -3,7 +3,6 @@
 import io
 import json
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -11,10 +10,10 @@ import numpy as np
 import pytest
 
 from agents.linear import LinearController, load_linear, save_linear
-from training import contender, pipeline
+from training import contender, loop
 from training.__main__ import main
 from training.contender import Contender, best_of, evaluate_contender
-from training.presets import PRESETS, SMOKE
+from training.presets import PRESETS
 from training.summary import marks
 from wm_env.evaluation import Evaluation
 from wm_env.seeds import HELD_OUT
@@ -55,7 +54,7 @@ def runs(folder):
     """Three runs in one folder; when the first would fit M, somebody presses Ctrl-C."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(pipeline, "fit_memory", _pressed)
+            patch.setattr(loop, "fit_memory", _pressed)
             first = _run_all(folder)
         return first, _run_all(folder), _run_all(folder)
 
@@ -79,6 +78,20 @@ def test_every_stage_runs_and_goes_on_from_what_is_finished(runs, folder):
     pictures = ("memory/dreams.png", "memory/tiles.png", "evolve/evolution.png")
     for path in (folder / "vision/traversals.png", *(rounds / name for name in pictures)):
         assert path.stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_a_round_leaves_a_report_with_figures_and_the_film_of_its_worst_track(runs, folder):
+    report = json.loads((folder / "round-01" / "report.json").read_text())
+    assert report["data"]["on_policy"]["episodes"] == 8
+    returns = dict(zip(report["gymnasium"]["seeds"], report["gymnasium"]["returns"], strict=True))
+    assert returns[report["worst"]["seed"]] == min(returns.values())
+    assert report["worst"]["ret"] == pytest.approx(min(returns.values()), abs=0.01)
+    assert set(report["fidelity"]["after"]) == set(report["fidelity"]["before"])
+    text = (folder / "round-01" / "report.md").read_text()
+    for path in report["worst"]["files"]:
+        assert (folder / "round-01" / path).stat().st_size > 1000
+    assert f"]({report['worst']['files'][0]})" in text
 
 
 @pytest.mark.slow
@@ -145,22 +158,3 @@ def test_a_preset_evaluates_on_other_choosing_tracks_than_it_validates_on(name):
     preset = PRESETS[name]
     first = preset.evolve.validation_first_seed + preset.evolve.validation_episodes
     assert first + preset.evaluation.episodes - 1 in HELD_OUT["choosing"]
-
-
-@pytest.mark.usefixtures("lenient_dtypes")
-def test_a_round_goes_on_from_the_best_contender_with_the_data_of_rounds_so_far(
-    run, tmp_path, monkeypatch
-):
-    told = []
-    monkeypatch.setattr(pipeline, "collect", lambda store, config, **_: told.append(config))
-    monkeypatch.setattr(pipeline, "_encode", lambda *_, rounds: told.append(rounds))
-    monkeypatch.setattr(pipeline, "_shards", lambda *_, **__: [])
-    monkeypatch.setattr(pipeline, "load_memory", lambda config, folder: told.append(folder))
-    monkeypatch.setattr(pipeline, "_fit_world", lambda *_: None)
-    monkeypatch.setattr(pipeline.evolve, "run", told.append)
-    pipeline.run_loop(replace(SMOKE, loop=replace(SMOKE.loop, rounds=2)), tmp_path)
-    for index, best in ((1, run[0]), (2, run[1])):
-        driving, rounds, memory, search = told[4 * index - 4 : 4 * index]
-        assert (driving.world, driving.controller) == (str(best.world), str(best.controller))
-        assert (rounds, memory) == (index, best.memory)
-        assert (search.controller, search.world) == (str(best.controller), str(run[index].world))

@@ -3,8 +3,7 @@
 from training.pictures.calibration import calibration_curves
 from training.pictures.dreams import open_loop_dreams
 from training.pictures.held_out import Drive, held_out_drives, held_out_episodes
-from training.pictures.memory import memory_pictures
-from training.pictures.moments import debug_grid
+from training.pictures.memory import debug_grid, memory_pictures
 from training.pictures.tiles import tiles_along
 from training.pictures.vision import reconstructions, traversals, vision_pictures
 

@@ -7,9 +7,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from agents.sheet import write_figure
 from training.latents import EpisodeLatents
 from training.pictures.foretelling import foretell
-from training.pictures.sheet import write_figure
 from wm_env.fidelity.calibration import Bin, Reliability, reliability
 from wm_env.world_model import WorldModel
 

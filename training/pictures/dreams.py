@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from agents.recording import FPS, decode
+from agents.sheet import Block, Strip, write_sheet
 from training.pictures.foretelling import dream, foretell
 from training.pictures.held_out import Drive
-from training.pictures.sheet import Block, Strip, write_sheet
 from wm_env.foresight import Foresight
 from wm_env.world_model import WorldModel
 

@@ -2,16 +2,17 @@
 
 from pathlib import Path
 
+from agents.moments import Watched, write_moments
 from training.latents import LatentShard
 from training.pictures.calibration import calibration_curves
 from training.pictures.dreams import open_loop_dreams
-from training.pictures.foretelling import world_of
-from training.pictures.held_out import held_out_drives, held_out_episodes
-from training.pictures.moments import debug_grid
+from training.pictures.foretelling import foretell, world_of
+from training.pictures.held_out import Drive, held_out_drives, held_out_episodes
 from training.pictures.tiles import tiles_along
 from wm_env.mdn_rnn import MDNRNN
 from wm_env.shard import Shard
 from wm_env.vae import VAE
+from wm_env.world_model import WorldModel
 
 
 def memory_pictures(
@@ -40,3 +41,11 @@ def memory_pictures(
         row = drive.episode.row
         debug_grid(world, drive, out / f"debug_grid-{row.driver}-{row.seed}.png")
     calibration_curves(world, held_out_episodes(latent_shards, episodes), out / "calibration.png")
+
+
+def debug_grid(world: WorldModel, drive: Drive, path: Path) -> None:
+    """The moments of a held-out drive that surprised M, and those where it promised too much."""
+    (foretold,) = foretell(world, [drive.episode])
+    row, z = drive.episode.row, drive.episode.mu
+    name = f"{row.driver}, track {row.seed}"
+    write_moments(world, Watched(name, drive.images, z, drive.episode.tiles, foretold), path)

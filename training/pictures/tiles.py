@@ -9,9 +9,9 @@ from jaxtyping import Array
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from agents.sheet import AMBER, write_figure
 from training.latents import EpisodeLatents
 from training.pictures.foretelling import Dreams, dream, foretell
-from training.pictures.sheet import AMBER, write_figure
 from wm_env.foresight import Foresight
 from wm_env.world_model import WorldModel
 

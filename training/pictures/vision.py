@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from training.pictures.sheet import Block, Strip, write_sheet
+from agents.sheet import Block, Strip, write_sheet
 from wm_env.vae import VAE, Posterior
 
 UNUSED_SIGMA = 0.9  # a posterior that stays so close to the prior's sigma of 1 tells nothing

@@ -49,11 +49,12 @@ def write_sheet(path: Path, title: str, blocks: Sequence[Block]) -> None:
     ]
     above = _TOP + _LINE * (_lines(title) + 1)
     headline, _, rest = title.partition("\n")
-    width = max(
+    widths = [
         _EDGE + max(_text_width(headline, 15), _text_width(rest, 10.5)),
-        _LEFT + max(_text_width(block.title, 12) for block in blocks),
-        _LEFT + _EDGE + max(_SCALE * image.shape[1] for image in images),
-    )
+        *(_LEFT + _text_width(block.title, 12) for block in blocks),
+        *(_LEFT + _EDGE + _SCALE * image.shape[1] for image in images),
+    ]
+    width = max(widths)
     height = above + sum(heights) + _EDGE
     figure = Figure((width / _DPI, height / _DPI), dpi=_DPI)
     figure.text(_EDGE / width, 1 - _TOP / height, headline, fontsize=15, weight="bold", va="top")
