@@ -28,9 +28,9 @@ class MDNRNNConfig:
 
     `shared_mixture` gives all latent dimensions one choice of component, as the seed project does,
     instead of one each. `correlated` lets them vary together, in a way that M says anew at each
-    step: independent ones draw roads that are none. `tiles` says what the head of that name is: the log of a Poisson rate, the
-    expected number itself ("squared"), or what the step pays for tiles, in tiles of a typical track
-    ("reward": the seed's plain regression of the reward).
+    step: independent ones draw roads that are none. `tiles` says what the head of that name is: the
+    log of a Poisson rate, the expected number itself ("squared"), or what the step pays for tiles,
+    in tiles of a typical track ("reward": the seed's plain regression of the reward).
     """
 
     latent_size: int = 32  # Ha & Schmidhuber 2018, table of CarRacing sizes
