@@ -176,7 +176,7 @@ def record_worst(
 def summary(episodes: Sequence[EpisodeFiles]) -> str:
     """A table of the episodes, the worst first, and their totals."""
     head = "seed,return,expected,tiles,expected,frames,end,surprises,delusions"
-    rows = [head.split(",")]
+    rows: list[list[str]] = [[*head.split(",")]]
     for one in sorted(episodes, key=lambda one: one.ret):
         real = f"{one.seed}", f"{one.ret:.1f}", f"{one.expected_return:.1f}", f"{one.tiles}"
         then = f"{one.expected_tiles:.1f}", f"{one.length}", one.end
