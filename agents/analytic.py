@@ -27,6 +27,7 @@ from wm_env.evaluation import evaluate
 from wm_env.gym_arguments import dream_params
 from wm_env.progress import progress_bar
 from wm_env.reward import TYPICAL_TRACK_TILES
+from wm_env.seeds import check_choosing
 from wm_env.weights import checksum_of, load_world, write_atomically
 from wm_env.world_model import WorldModel
 
@@ -112,6 +113,8 @@ def _check(config: AnalyticConfig) -> None:
         if not 0 < value < math.inf:
             default = getattr(AnalyticConfig(), name)
             raise ValueError(f"{name} is {value}; expected more than 0. The default is {default}.")
+    first = config.validation_first_seed
+    check_choosing(range(first, first + config.validation_episodes))
 
 
 def _dreams(config: AnalyticConfig, world: WorldModel) -> DreamParams:

@@ -21,7 +21,7 @@ from wm_env.checkpoint import load_checkpoint, save_checkpoint
 from wm_env.dream import DreamParams
 from wm_env.evaluation import evaluate
 from wm_env.progress import progress_bar
-from wm_env.seeds import HELD_OUT
+from wm_env.seeds import check_choosing
 from wm_env.weights import checksum_of
 from wm_env.world_model import WorldModel
 
@@ -84,13 +84,7 @@ class EvolveConfig:
                 raise ValueError(
                     f"{name}_range is {ends}; expected least and greatest, each {expected}."
                 )
-        seeds, choosing = self.validation_seeds(), HELD_OUT["choosing"]
-        if not set(seeds) <= set(choosing):
-            raise ValueError(
-                f"validation would drive seeds {seeds[0]}..{seeds[-1]}; expected some of "
-                f"{choosing[0]}..{choosing[-1]}, which are for choosing. Take fewer "
-                "validation_episodes or an earlier validation_first_seed."
-            )
+        check_choosing(self.validation_seeds())
 
     def validation_seeds(self) -> range:
         """The real tracks that choose."""
@@ -109,9 +103,10 @@ def run(config: EvolveConfig) -> Path:
     """
     config.check()
     worlds = load_worlds((config.world, *config.worlds))
-    controller = (
-        load_linear(config.controller)[0] if config.controller else LinearController.zeros()
-    )
+    features = worlds[0].latent_size + worlds[0].hidden_size
+    controller = LinearController.zeros(features)
+    if config.controller:
+        controller, _ = load_linear(config.controller, features=features)
     evolution = Evolution(controller, linear_policy, config.search)
     mix, key = _mix(worlds, config), jax.random.key(config.seed + 1)
     state, done = evolution.init(jax.random.key(config.seed)), 0
@@ -137,7 +132,7 @@ def run(config: EvolveConfig) -> Path:
             save_checkpoint(state, number, checkpoint, _dream_of(config))
             _validate_if_due(evolution.controller(state), worlds[0], config, history)
             bar.advance(1, note=history.note())
-    return _conclude(config, history)
+    return _conclude(config, history, finished=True)
 
 
 def _mix(worlds: Sequence[WorldModel], config: EvolveConfig) -> DreamMix:
@@ -181,15 +176,16 @@ def _validate_if_due(
     facts = {"generation": number, "evolve": _jsonable(config), "validation": figures}
     save_linear(controller, _controller(config, number), facts)
     history.amend(**figures)
-    _conclude(config, history)
+    _conclude(config, history, finished=False)
 
 
-def _conclude(config: EvolveConfig, history: EvolutionHistory) -> Path:
+def _conclude(config: EvolveConfig, history: EvolutionHistory, *, finished: bool) -> Path:
     """Draw the figure, and put the controller that drove best for real in its place."""
     history.draw(config.out / "evolution.png")
     path = config.out / "controller.safetensors"
     controller, facts = load_linear(_controller(config, int(history.best["generation"])))
-    save_linear(controller, path, {**facts, "chosen_among": len(history.validated)})
+    told = {"chosen_among": len(history.validated), "finished": finished}
+    save_linear(controller, path, {**facts, **told})
     return path
 
 

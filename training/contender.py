@@ -58,20 +58,25 @@ class Contender:
 
     @property
     def finished(self) -> bool:
-        """Whether both are there; the controller is written last."""
-        return self.world.is_file() and self.controller.is_file()
+        """Whether both are there, and the controller is not one of an evolution that goes on."""
+        there = self.world.is_file() and self.controller.is_file()
+        return there and load_linear(self.controller)[1].get("finished", True)
 
     def check(self) -> None:
         """Look whether both are there.
 
         Raises:
-            StoreError: one is not.
+            StoreError: one is not, or the controller's evolution was stopped.
         """
         for needed, stage in ((self.world, "memory"), (self.controller, "evolve")):
             if not needed.is_file():
                 raise StoreError(
                     f"{needed} does not exist; `python -m training {stage}` writes it."
                 )
+        if not self.finished:
+            raise StoreError(
+                f"{self.controller} is still evolving; `python -m training evolve` goes on with it."
+            )
 
     def validated(self) -> float:
         """The mean return on the real tracks that chose this controller in its evolution."""
@@ -111,7 +116,7 @@ class RoundCollect(CollectConfig):
 
     def plan(self) -> list[ShardPlan]:
         """As `CollectConfig.plan`."""
-        turns = itertools.cycle(self.weight_noise)
+        turns = itertools.cycle(self.weight_noise or (0.0,))
         return [
             SpoiltPlan(one.index, one.driver, one.seeds, next(turns))
             if one.driver == "on_policy"

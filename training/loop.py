@@ -64,6 +64,7 @@ def _run_round(run: Run, index: int, best: Contender) -> None:
         replace(
             preset.evolve,
             world=str(Contender(folder).world),
+            worlds=preset.evolve.worlds if vision == run.out / "vision" else (),  # one V for all
             controller=str(best.controller),
             search=replace(preset.evolve.search, sigma=loop.sigma),
             out=folder / "evolve",

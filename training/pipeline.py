@@ -6,7 +6,7 @@ latents/    the data seen by V                (latents)
 memory/     M, metrics, pictures              (memory)
 world.safetensors                             (memory)
 evolve/     controllers, history, figure      (evolve)
-round-NN/   data, world, report of a round   (loop)
+round-NN/   data, world, report of a round    (loop)
 evaluation.json                               (evaluation)
 
 Of several processes the first alone writes, and the others share its fits.

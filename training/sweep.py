@@ -102,7 +102,9 @@ def run(config: SweepConfig, memory: MemoryConfig, vision: VisionConfig, out: Pa
     folders = [out, *sorted(path.parent for path in out.glob("round-*/latents"))]
     latents = [shard for folder in folders for shard in open_latents(folder / "latents")]
     check_encoded_by(latents, vae)
-    base, rows = replace(memory, steps=config.steps), []
+    # Dropout is among the changes, so that no preset's may be in the base.
+    plain = replace(memory.mdn_rnn, dropout=0.0)
+    base, rows = replace(memory, steps=config.steps, mdn_rnn=plain), []
     fitting = _Fitting(base, begin and begin.mdn_rnn, vae, latents, data_of(latents), out / "sweep")
     drivers = [checksum_of(weights) for weights in (config.driver, config.controller)]
     for name in config.changes:

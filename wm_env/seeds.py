@@ -23,6 +23,21 @@ def lane_seeds(seed: int | Sequence[int], num_envs: int) -> list[int]:
     return seeds
 
 
+def check_choosing(seeds: Sequence[int]) -> None:
+    """Let controllers be chosen on the tracks for that alone.
+
+    Raises:
+        ValueError: one of the seeds is of another track.
+    """
+    choosing = HELD_OUT["choosing"]
+    if not set(seeds) <= set(choosing):
+        raise ValueError(
+            f"validation would drive seeds {seeds[0]}..{seeds[-1]}; expected some of "
+            f"{choosing[0]}..{choosing[-1]}, which are for choosing. Take fewer "
+            "validation_episodes or an earlier validation_first_seed."
+        )
+
+
 def refuse_held_out(seeds: Iterable[int]) -> None:
     """Let only tracks into the data that no controller is chosen or judged on.
 

@@ -1,5 +1,6 @@
 """Rounds of the loop: what each goes on from, when they end, and what a kill leaves of one."""
 
+import hashlib
 import json
 from dataclasses import replace
 
@@ -22,6 +23,7 @@ from training.run import Run
 from training.store import open_store, shard_path
 from training.vision import load_vision
 from wm_env.shard import EpisodeRow, Shard, write_shard
+from wm_env.storage import StoreError
 from wm_env.weights import load_world, save_world
 
 FEATURES = 12  # [z, h] of the tiny sizes
@@ -143,6 +145,12 @@ def _drive(store, first_seed):
         write_shard(shard_path(store, index), episodes, {"backend": "made up"})
 
 
+def _contents(folder):
+    """A checksum of every file: finished fits write what they have once more."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
 def _eyes(latents):
     """The fingerprints of the V's in the metadata of latent files."""
     from safetensors import safe_open
@@ -189,24 +197,23 @@ def test_the_round_after_goes_on_from_the_v_that_was_fitted_on(tiny):
 def test_a_round_that_was_killed_goes_on_where_it_was(tiny, stage):
     with pytest.raises(KeyboardInterrupt):
         tiny.play(tolerance=-1.0, stop_at=stage)
-    files = {path: path.stat().st_mtime_ns for path in tiny.out.rglob("*") if path.is_file()}
+    files = _contents(tiny.out)
     if stage == "fit_V":
         files.pop(Contender(tiny.out / "round-01").reconstruction)  # will tell of the new V too
     tiny.play(tolerance=-1.0)
     assert tiny.did[-1] == "evolve"
-    assert {path: path.stat().st_mtime_ns for path in files} == files
+    after = _contents(tiny.out)
+    assert {path: after[path] for path in files} == files
     tiny.play(tolerance=-1.0)
     assert tiny.did == []
 
 
 def test_the_stages_before_the_loop_are_still_done_after_a_v_was_fitted_on(tiny):
     tiny.play(tolerance=-1.0)
-    files = {path: path.stat().st_mtime_ns for path in tiny.out.rglob("*") if path.is_file()}
+    files = _contents(tiny.out)
     for stage in ("vision", "latents", "memory"):
         getattr(pipeline, f"run_{stage}")(tiny.preset, tiny.out)
-    assert {
-        path: path.stat().st_mtime_ns for path in tiny.out.rglob("*") if path.is_file()
-    } == files
+    assert _contents(tiny.out) == files
 
 
 def test_the_reconstruction_error_is_of_held_out_images_alone(tmp_path, world):
@@ -338,6 +345,16 @@ def test_a_report_without_fidelity_says_so(reported):
     facts, _ = reported("vision")
     text = as_text({**facts, "fidelity": {"before": None, "after": None}})
     assert "Not measured (`--loop.fidelity-episodes 0`)" in text
+
+
+def test_a_controller_of_an_evolution_that_goes_on_is_no_contenders(tmp_path, world):
+    one = _contender(tmp_path / "round-01", 10.0, world)
+    assert one.finished
+    controller, facts = load_linear(one.controller)
+    save_linear(controller, one.controller, {**facts, "finished": False})
+    assert not one.finished
+    with pytest.raises(StoreError, match="still evolving"):
+        one.check()
 
 
 def test_only_finished_rounds_are_contenders(tmp_path, world):

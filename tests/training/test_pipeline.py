@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from agents.linear import LinearController, load_linear, save_linear
-from training import contender, loop
+from training import contender
+from training import run as training_run
 from training.__main__ import main
 from training.contender import Contender, best_of, evaluate_contender
 from training.presets import PRESETS
@@ -54,7 +55,7 @@ def runs(folder):
     """Three runs in one folder; when the first would fit M, somebody presses Ctrl-C."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(loop, "fit_memory", _pressed)
+            patch.setattr(training_run, "fit_memory", _pressed)
             first = _run_all(folder)
         return first, _run_all(folder), _run_all(folder)
 
