@@ -58,8 +58,9 @@ def _run_round(run: Run, index: int, best: Contender) -> None:
     vision = _see(run, index, best)
     latents, shards = run.encode(vision, index), run.shards(index)
     fitting = replace(preset.memory, steps=loop.memory_steps, seed=preset.memory.seed + index)
-    members = load_memory(preset.memory, best.memory)
-    run.fit_world(folder, vision, shards, latents, fitting, members)
+    if not Contender(folder).world.exists():
+        members = load_memory(preset.memory, best.memory)
+        run.fit_world(folder, vision, shards, latents, fitting, members)
     run.evolve(
         replace(
             preset.evolve,
@@ -88,11 +89,13 @@ def _see(run: Run, index: int, best: Contender) -> Path:
     vision = Contender(folder).vision
     if vision == best.vision:
         return vision
+    facts = json.loads(told.read_text())
+    if "after" in facts:
+        return vision
     seed, steps = run.preset.vision.seed + index, run.preset.loop.vision_steps
     config = replace(run.preset.vision, steps=steps, seed=seed)
     vae = fit_vision([*old, *new], config, vision, begin_from=vae)
-    facts = json.loads(told.read_text())
-    if is_first() and "after" not in facts:
+    if is_first():
         after = {"old": reconstruction_error(vae, old), "new": reconstruction_error(vae, new)}
         _write(told, {**facts, "after": after})
     wait_for_all("V is fitted on")
