@@ -17,7 +17,7 @@ import numpy as np
 from agents.linear import LinearController, linear_policy, load_linear
 from training.plan import CollectConfig, ShardPlan
 from wm_env.evaluation import evaluate
-from wm_env.seeds import HELD_OUT
+from wm_env.seeds import check_choosing
 from wm_env.storage import StoreError
 from wm_env.weights import checksum_of, write_atomically
 
@@ -164,13 +164,7 @@ def evaluate_contender(
         ValueError: seeds that are not for choosing.
         EvaluationError: an episode could not be driven.
     """
-    choosing = HELD_OUT["choosing"]
-    if not set(seeds) <= set(choosing):
-        raise ValueError(
-            f"the evaluation would drive seeds {seeds[0]}..{seeds[-1]}; expected some of "
-            f"{choosing[0]}..{choosing[-1]}. Take fewer episodes; others are judged by `python -m "
-            "agents evaluate`."
-        )
+    check_choosing(seeds)
     weights = {
         "world": checksum_of(contender.world),
         "controller": checksum_of(contender.controller),

@@ -32,9 +32,9 @@ def check_choosing(seeds: Sequence[int]) -> None:
     choosing = HELD_OUT["choosing"]
     if not set(seeds) <= set(choosing):
         raise ValueError(
-            f"validation would drive seeds {seeds[0]}..{seeds[-1]}; expected some of "
-            f"{choosing[0]}..{choosing[-1]}, which are for choosing. Take fewer "
-            "validation_episodes or an earlier validation_first_seed."
+            f"validation or evaluation would drive seeds {seeds[0]}..{seeds[-1]}; expected some of "
+            f"{choosing[0]}..{choosing[-1]}, which are for choosing. Take fewer episodes or an "
+            "earlier first seed; others are judged by `python -m agents evaluate`."
         )
 
 

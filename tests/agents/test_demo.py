@@ -8,19 +8,7 @@ from agents import demo, record
 from agents.demo import DemoConfig, Drives
 from agents.linear import LinearController, save_linear
 from agents.record import RecordConfig
-from wm_env.weights import WeightsError, save_world
-
-
-@pytest.fixture(scope="module")
-def files(world, tmp_path_factory):
-    """Paths of a world and of a controller."""
-    folder = tmp_path_factory.mktemp("weights")
-    save_world(world, folder / "world.safetensors")
-    save_linear(LinearController.zeros(), folder / "controller.safetensors")
-    return {
-        "world": str(folder / "world.safetensors"),
-        "controller": str(folder / "controller.safetensors"),
-    }
+from wm_env.weights import WeightsError
 
 
 def test_the_demo_prints_a_table_and_writes_its_pictures(files, tmp_path, capsys):

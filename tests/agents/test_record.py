@@ -7,25 +7,12 @@ import pytest
 
 from agents import record as record_module
 from agents.__main__ import main
-from agents.linear import LinearController, linear_policy, save_linear
+from agents.linear import LinearController, linear_policy
 from agents.record import EpisodeFiles, RecordConfig, record_episode, record_worst, run, summary
 from wm_env.evaluation import Evaluation
-from wm_env.weights import save_world
 
 STEPS = 20
 ENDS = (".mp4", ".png", ".npz", "-moments.png")
-
-
-@pytest.fixture(scope="module")
-def files(world, tmp_path_factory):
-    """Paths of a world and of a controller."""
-    folder = tmp_path_factory.mktemp("weights")
-    save_world(world, folder / "world.safetensors")
-    save_linear(LinearController.zeros(), folder / "controller.safetensors")
-    return {
-        "world": str(folder / "world.safetensors"),
-        "controller": str(folder / "controller.safetensors"),
-    }
 
 
 def episode(seed, ret, **more):
