@@ -1,9 +1,15 @@
 """Strict numerics, run-time shape checks, and a world that needs no training."""
 
 import os
+import tempfile
 
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
+
+# What one test has compiled, others and the processes that they start need not compile again.
+_programs = tempfile.TemporaryDirectory(prefix="wm_env-programs-", ignore_cleanup_errors=True)
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _programs.name)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 import equinox as eqx
 import jax
@@ -63,6 +69,14 @@ def _with_outcomes(world, *, log_tiles=-30.0, off_field=-30.0):
 def with_outcomes():
     """Fixes what a world pays: `with_outcomes(world, log_tiles=..., off_field=...)`."""
     return _with_outcomes
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs():
+    """Frees the programs of a module: all that a run compiles need more memory maps than Linux
+    grants a process (65,530), and the next one then ends it with a segmentation fault."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
