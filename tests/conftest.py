@@ -6,11 +6,6 @@ import tempfile
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
 
-# What one test has compiled, others and the processes that they start need not compile again.
-_programs = tempfile.TemporaryDirectory(prefix="wm_env-programs-", ignore_cleanup_errors=True)
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _programs.name)
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
-
 import equinox as eqx
 import jax
 import pytest
@@ -19,6 +14,15 @@ from jaxtyping import install_import_hook
 # Before any module of ours is imported: every annotated shape is checked while the tests run.
 # The tower: where a float is asked for an int will do (PEP 484).
 install_import_hook("wm_env", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+
+# What one test has compiled, others and the processes that they start need not compile again.
+_programs = tempfile.TemporaryDirectory(prefix="wm_env-programs-", ignore_cleanup_errors=True)
+for _name, _value in {
+    "jax_compilation_cache_dir": _programs.name,
+    "jax_persistent_cache_min_compile_time_secs": 0.2,
+}.items():
+    os.environ.setdefault(_name.upper(), str(_value))
+    jax.config.update(_name, type(_value)(os.environ[_name.upper()]))
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
