@@ -72,7 +72,8 @@ def run(config: AnalyticConfig) -> Path:
     Returns the controller that reality preferred.
 
     Raises:
-        ValueError: a number outside its range, or hidden layers that the controller has not.
+        ValueError: a number outside its range, fewer updates than there were already, or hidden
+            layers that the controller has not.
         WeightsError: the world or the controller cannot be loaded, or they do not fit.
         CheckpointError: the checkpoint is another training's.
     """
@@ -85,6 +86,11 @@ def run(config: AnalyticConfig) -> Path:
     config.out.mkdir(parents=True, exist_ok=True)
     if checkpoint.exists():
         state, done = load_checkpoint(state, checkpoint, _fixed(config))
+    if done > config.updates:
+        raise ValueError(
+            f"updates is {config.updates}, but {checkpoint} has had {done}; expected as many or "
+            "more. Ask for those, or train in another folder."
+        )
     lines = log.read_text().splitlines() if log.exists() else []
     history = [row for row in map(json.loads, lines) if row["update"] <= done]
     key = jax.random.key(config.seed + 1)

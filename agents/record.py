@@ -13,7 +13,6 @@ from agents.film import Expect, make_film, write_filmstrip, write_gif, write_mp4
 from agents.moments import Watched, write_moments
 from agents.recording import Syncing, record
 from agents.telemetry import write_telemetry
-from wm_env.evaluation import evaluate
 from wm_env.rollouts import Policy
 from wm_env.weights import load_world, write_atomically
 from wm_env.world_model import WorldModel
@@ -140,37 +139,6 @@ def record_episode(
         delusions=len(moments.deluded),
         files=files,
     )
-
-
-def record_worst(
-    policy: Policy,
-    policy_params: Any,
-    world: WorldModel,
-    *,
-    seeds: Sequence[int],
-    out: Path,
-    steps: int = 1000,
-    **options: Any,
-) -> EpisodeFiles:
-    """Drive the real tracks of `seeds` and record the one of the least return.
-
-    On Gymnasium, a process a core: a seed of EnvPool is another track. `options` are those of
-    `record_episode`.
-
-    Raises:
-        ValueError: no seeds.
-        EvaluationError: the policy is none that other processes can import, or fails.
-    """
-    real = evaluate(
-        policy,
-        policy_params,
-        seeds=seeds,
-        world_model=world,
-        max_episode_steps=steps,
-        progress=options.get("progress", True),
-    )
-    worst = real.seeds[int(np.argmin(real.returns))]
-    return record_episode(policy, policy_params, world, seed=worst, out=out, steps=steps, **options)
 
 
 def summary(episodes: Sequence[EpisodeFiles]) -> str:

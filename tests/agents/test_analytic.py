@@ -207,6 +207,13 @@ def test_a_resumed_training_gives_the_weights_of_one_that_was_not_cut(
     assert [len(log.splitlines()) for log in logs] == [4, 4]
 
 
+def test_fewer_updates_than_there_were_are_refused(config, real_means):
+    real_means += [1.0, 2.0, 3.0, 4.0]
+    run(config)
+    with pytest.raises(ValueError, match="updates is 2, but .* has had 4"):
+        run(replace(config, updates=2))
+
+
 def test_the_controller_that_reality_preferred_is_kept(config, real_means):
     real_means += [5.0, 9.0, 7.0]
     path = run(replace(config, updates=5))

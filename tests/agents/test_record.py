@@ -7,9 +7,7 @@ import pytest
 
 from agents import record as record_module
 from agents.__main__ import main
-from agents.linear import LinearController, linear_policy
-from agents.record import EpisodeFiles, RecordConfig, record_episode, record_worst, run, summary
-from wm_env.evaluation import Evaluation
+from agents.record import EpisodeFiles, RecordConfig, record_episode, run, summary
 
 STEPS = 20
 ENDS = (".mp4", ".png", ".npz", "-moments.png")
@@ -64,23 +62,6 @@ def test_ctrl_c_leaves_whole_files_and_the_list_of_what_is_done(
     assert [one["seed"] for one in told["episodes"]] == [0]
     assert not list(tmp_path.glob(".*"))
     assert "1 recorded: return" in capsys.readouterr().out
-
-
-def test_the_worst_of_the_seeds_is_recorded(world, tmp_path, monkeypatch):
-    returns = {7: 300.0, 8: -20.0, 9: 100.0}
-
-    def evaluate(policy, policy_params, *, seeds, max_episode_steps, **options):
-        assert max_episode_steps == STEPS
-        times, no = (STEPS,) * 3, (False,) * 3
-        paid = tuple(returns[seed] for seed in seeds)
-        return Evaluation("real", "gymnasium", tuple(seeds), paid, times, no, no)
-
-    monkeypatch.setattr(record_module, "evaluate", evaluate)
-    options = {"out": tmp_path, "steps": STEPS, "progress": False}
-    worst = record_worst(linear_policy, LinearController.zeros(), world, seeds=[7, 8, 9], **options)
-    assert worst.seed == 8 and worst.length == STEPS
-    assert [path.name for path in worst.files] == [f"seed-0008{end}" for end in ENDS]
-    assert all(path.exists() for path in worst.files)
 
 
 def test_any_policy_of_features_can_be_recorded(world, tmp_path):

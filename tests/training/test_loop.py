@@ -78,6 +78,11 @@ def test_a_gain_gives_the_loop_its_patience_back(rounds):
     assert [one for one in did if "from" in one][-2:] == ["4 from round-02", "5 from round-04"]
 
 
+def test_shards_of_one_car_are_refused_before_anything_is_driven(rounds):
+    with pytest.raises(ValueError, match="loop.cars is 1; expected 2 or more"):
+        rounds(cars=1)
+
+
 def test_rounds_that_are_there_count_and_are_not_run_again(rounds):
     assert rounds(20.0, 15.0, rounds=2, patience=2)[-1] == "round-02"
     assert rounds(0.0, 0.0, 14.0, 99.0, rounds=9, patience=2) == [
