@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
-import numpy as np
-
-from agents.linear import LinearController, linear_policy, load_linear
+from agents.linear import linear_policy, load_linear
 from training.plan import CollectConfig, ShardPlan
 from wm_env.evaluation import evaluate
+from wm_env.linear import spoil
 from wm_env.seeds import check_choosing
 from wm_env.storage import StoreError
 from wm_env.weights import checksum_of, write_atomically
@@ -143,14 +141,6 @@ class SpoiltPlan(ShardPlan):
             controller, _ = load_linear(config.controller or "carracing_controller")
             options["controller"] = spoil(controller, self.weight_noise, seed=self.seeds[0])
         return options
-
-
-def spoil(controller: LinearController, noise: float, *, seed: int) -> LinearController:
-    """The controller with normal noise on its weights, `noise` root mean squares of them large."""
-    weight = np.asarray(controller.weight)
-    spread = noise * np.sqrt(np.mean(weight**2))
-    drawn = np.random.default_rng(seed).normal(0.0, spread, weight.shape).astype(np.float32)
-    return eqx.tree_at(lambda one: one.weight, controller, weight + drawn)
 
 
 def evaluate_contender(

@@ -4,7 +4,9 @@ Source: Ha & Schmidhuber (2018), "World models", section 2.3 and A.3.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -20,6 +22,14 @@ def linear_action(
     """Steer in [-1, 1], gas in [0, 1], brake in [0, 1]: tanh of a linear map, to full ranges."""
     steer, gas, brake = jnp.tanh(weight @ features + bias)
     return jnp.stack([steer, 0.5 * (gas + 1.0), jnp.maximum(brake, 0.0)])
+
+
+def spoil(controller: Any, noise: float, *, seed: int) -> Any:
+    """A module with normal noise on its `weight`, `noise` root mean squares of that large."""
+    weight = np.asarray(controller.weight)
+    spread = noise * np.sqrt(np.mean(weight**2))
+    drawn = np.random.default_rng(seed).normal(0.0, spread, weight.shape).astype(np.float32)
+    return eqx.tree_at(lambda one: one.weight, controller, jnp.asarray(weight + drawn))
 
 
 def check_linear(arrays: Mapping[str, np.ndarray], origin: str, features: int | None) -> None:

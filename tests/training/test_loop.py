@@ -14,7 +14,7 @@ from agents.linear import LinearController, load_linear, save_linear
 from tests.training.episodes import made_up_episode
 from tests.training.fits import MEMORY, VISION
 from training import loop, pipeline, round_report, run, vision
-from training.contender import Contender, RoundCollect, SpoiltPlan, spoil
+from training.contender import Contender, RoundCollect, SpoiltPlan
 from training.latents import open_latents, vae_fingerprint
 from training.loop import reconstruction_error, run_loop
 from training.plan import CollectConfig
@@ -23,6 +23,7 @@ from training.round_report import as_text, data_by_driver, write_report
 from training.run import Run
 from training.store import open_store, shard_path
 from training.vision import load_vision
+from wm_env.linear import spoil
 from wm_env.shard import EpisodeRow, Shard, write_shard
 from wm_env.storage import StoreError
 from wm_env.weights import load_world, save_world

@@ -11,10 +11,9 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
-from wm_env.linear import check_linear, linear_action
+from wm_env.linear import check_linear, linear_action, spoil
 from wm_env.weights import WeightsError, load_controller
 
 _CONSTANTS = {
@@ -62,7 +61,7 @@ def policy_suite(controller: Variant) -> Suite:
     }
     suite["controller"] = controller
     for index, level in enumerate(_WEIGHT_NOISE):
-        suite[f"weights + {level:g} noise"] = _noisy(controller, level, index)
+        suite[f"weights + {level:g} noise"] = spoil(controller, level, seed=index)
     for gain in _STEER_GAINS:
         suite[f"steering x {gain:g}"] = _with(controller, "gain", 0, gain)
     for gain in _GAS_GAINS:
@@ -111,14 +110,6 @@ def load_variants(files: Iterable[str | os.PathLike], *, features: int) -> Suite
             )
         suite[name] = load_variant(file, features=features)
     return suite
-
-
-def _noisy(controller: Variant, level: float, seed: int) -> Variant:
-    rng = np.random.default_rng(seed)
-    weight = np.asarray(controller.weight)
-    spread = level * np.sqrt(np.mean(weight**2))
-    noise = rng.normal(0.0, spread, weight.shape).astype(np.float32)
-    return eqx.tree_at(lambda v: v.weight, controller, controller.weight + noise)
 
 
 def _with(controller: Variant, field: str, place: int, value: float) -> Variant:
