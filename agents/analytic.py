@@ -3,7 +3,6 @@
 Reality only says which controller to keep.
 """
 
-import json
 import math
 import time
 from dataclasses import asdict, dataclass, field, replace
@@ -11,13 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 from agents.ascent import ascend, begin
 from agents.controllers import Controller, load_controller_policy, policy_of, save_any
+from agents.history import AscentHistory
 from agents.linear import LinearController
 from agents.mlp import MLPController
 from wm_env.car_racing import default_backend
@@ -28,7 +24,7 @@ from wm_env.gym_arguments import dream_params
 from wm_env.progress import progress_bar
 from wm_env.reward import TYPICAL_TRACK_TILES
 from wm_env.seeds import check_choosing
-from wm_env.weights import checksum_of, load_world, write_atomically
+from wm_env.weights import checksum_of, load_world
 from wm_env.world_model import WorldModel
 
 # What may change when a training goes on from its checkpoint.
@@ -65,6 +61,11 @@ class AnalyticConfig:
     validation_steps: int = 1000  # frames of such an episode at most
     backend: Literal["gymnasium", "envpool"] = field(default_factory=default_backend)
 
+    def validation_seeds(self) -> range:
+        """The tracks and dreams that choose."""
+        first = self.validation_first_seed
+        return range(first, first + self.validation_episodes)
+
 
 def run(config: AnalyticConfig) -> Path:
     """Train, resuming from `out/checkpoint.safetensors`.
@@ -82,7 +83,7 @@ def run(config: AnalyticConfig) -> Path:
     params = _dreams(config, world)
     controller = _first(config, world)
     state, done = begin(controller), 0
-    checkpoint, log = config.out / "checkpoint.safetensors", config.out / "history.jsonl"
+    checkpoint = config.out / "checkpoint.safetensors"
     config.out.mkdir(parents=True, exist_ok=True)
     if checkpoint.exists():
         state, done = load_checkpoint(state, checkpoint, _fixed(config))
@@ -91,8 +92,7 @@ def run(config: AnalyticConfig) -> Path:
             f"updates is {config.updates}, but {checkpoint} has had {done}; expected as many or "
             "more. Ask for those, or train in another folder."
         )
-    lines = log.read_text().splitlines() if log.exists() else []
-    history = [row for row in map(json.loads, lines) if row["update"] <= done]
+    history = AscentHistory(config.out / "history.jsonl", done)
     key = jax.random.key(config.seed + 1)
     sizes = {name: getattr(config, name) for name in ("batch", "steps", "learning_rate", "clip")}
     with progress_bar("climbing", total=config.updates, done=done, unit="updates") as bar:
@@ -100,15 +100,14 @@ def run(config: AnalyticConfig) -> Path:
             since = time.monotonic()
             key_update = jax.random.fold_in(key, update)
             state, slope = ascend(state, params, key_update, policy=policy_of(controller), **sizes)
-            row = {"update": update, **{name: float(v) for name, v in slope._asdict().items()}}
-            row["seconds"] = time.monotonic() - since
+            figures = {name: float(value) for name, value in slope._asdict().items()}
+            figures["seconds"] = time.monotonic() - since
             if update % config.validate_every == 0 or update == config.updates:
-                row |= _validate(state.controller, world, config, update)
-            history.append(row)
-            write_atomically(log, "".join(json.dumps(row) + "\n" for row in history).encode())
+                figures |= _validate(state.controller, world, config, update)
+            history.add(**figures)
             save_checkpoint(state, update, checkpoint, _fixed(config))
-            bar.advance(1, frames=config.batch * config.steps, note=_note(history))
-    figure(history, config.out / "analytic.png")
+            bar.advance(1, frames=config.batch * config.steps, note=history.note())
+    history.draw(config.out / "analytic.png")
     return _keep_best(history, config)
 
 
@@ -119,8 +118,7 @@ def _check(config: AnalyticConfig) -> None:
         if not 0 < value < math.inf:
             default = getattr(AnalyticConfig(), name)
             raise ValueError(f"{name} is {value}; expected more than 0. The default is {default}.")
-    first = config.validation_first_seed
-    check_choosing(range(first, first + config.validation_episodes))
+    check_choosing(config.validation_seeds())
 
 
 def _dreams(config: AnalyticConfig, world: WorldModel) -> DreamParams:
@@ -156,14 +154,14 @@ def _validate(
     controller: Controller, world: WorldModel, config: AnalyticConfig, update: int
 ) -> dict[str, float]:
     """Whole episodes for real and, of the same number, in dreams as those it learns in."""
-    first, figures = config.validation_first_seed, {}
+    figures = {}
     dream = {"temperature": config.temperature, "dropout": config.dropout}
     for env, backend in (("dream", "gymnasium"), ("real", config.backend)):
         outcome = evaluate(
             policy_of(controller),
             controller,
             env=env,
-            seeds=range(first, first + config.validation_episodes),
+            seeds=config.validation_seeds(),
             world_model=world,
             backend=backend,
             max_episode_steps=config.validation_steps,
@@ -177,53 +175,11 @@ def _validate(
     return figures
 
 
-def _keep_best(history: list[dict[str, float]], config: AnalyticConfig) -> Path:
-    validated = [row for row in history if "real_mean" in row]
-    best = max(validated, key=lambda row: row["real_mean"])
-    _, controller, facts = load_controller_policy(_path(config, int(best["update"])))
+def _keep_best(history: AscentHistory, config: AnalyticConfig) -> Path:
+    _, controller, facts = load_controller_policy(_path(config, int(history.best["update"])))
     path = config.out / "controller.safetensors"
-    save_any(controller, path, {**facts, "chosen_among": len(validated)})
+    save_any(controller, path, {**facts, "chosen_among": len(history.validated)})
     return path
-
-
-def figure(history: list[dict[str, float]], path: Path) -> None:
-    """Returns of whole episodes, dreamt and real, over those of the windows climbed on; a PNG."""
-    validated = [row for row in history if "real_mean" in row]
-    fig, (whole, window) = plt.subplots(2, sharex=True, figsize=(8, 6))
-    for env, label in (("real", "real"), ("dream", "dreamt")):
-        whole.errorbar(
-            [row["update"] for row in validated],
-            [row[f"{env}_mean"] for row in validated],
-            [row[f"{env}_std"] for row in validated],
-            fmt="o-",
-            capsize=3,
-            label=f"{label} (mean and standard deviation over episodes)",
-        )
-    whole.set(ylabel="return of an episode", title="Trained by the dream's gradient")
-    updates = [row["update"] for row in history]
-    window.plot(updates, [row["window_return"] for row in history], label="dreamt window")
-    window.set(xlabel="update", ylabel="return of a window")
-    slope = window.twinx()
-    norms = [row["gradient_norm"] for row in history]
-    slope.semilogy(updates, norms, color="tab:gray", alpha=0.6, label="length of the gradient")
-    slope.set(ylabel="gradient")
-    lines = [*window.lines, *slope.lines]
-    window.legend(lines, [str(line.get_label()) for line in lines], loc="lower right")
-    whole.legend(loc="lower right")
-    whole.grid(alpha=0.3)
-    fig.tight_layout()
-    fig.savefig(path, dpi=120)
-    plt.close(fig)
-
-
-def _note(history: list[dict[str, float]]) -> str:
-    validated = [row for row in history if "real_mean" in row]
-    whole = ""
-    if validated:
-        best = max(row["real_mean"] for row in validated)
-        now = validated[-1]
-        whole = f"  dream {now['dream_mean']:.0f}  real {now['real_mean']:.0f} (best {best:.0f})"
-    return f"window {history[-1]['window_return']:.1f}{whole}"
 
 
 def _path(config: AnalyticConfig, update: int) -> Path:

@@ -91,7 +91,7 @@ def ascend(
         ret, gradient = jax.value_and_grad(
             lambda controller: expected_return(params, policy, controller, key, steps=steps)
         )(state.controller)
-        norm = _norm(gradient)
+        norm = optax.tree_utils.tree_norm(gradient)
         scale = jnp.minimum(1.0, clip / norm)
         # Over long horizons a gradient may overflow; such a dream has no say.
         known = jnp.isfinite(norm)
@@ -103,11 +103,7 @@ def ascend(
     controller = jax.tree.map(lambda p, up: p + learning_rate * up, state.controller, steps_up)
     return AscentState(controller, adam), Slope(
         window_return=returns.mean(),
-        gradient_norm=_norm(gradient),
+        gradient_norm=optax.tree_utils.tree_norm(gradient),
         median_norm=jnp.median(norms),
         clipped=jnp.mean((norms > clip).astype(jnp.float32)),
     )
-
-
-def _norm(gradient: Any) -> Float[Array, ""]:
-    return jnp.sqrt(sum((jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient)), jnp.float32(0.0)))

@@ -14,7 +14,7 @@ import jax
 
 from agents.cma_es import CMAESConfig, Evolution
 from agents.dream_mix import DreamMix, Range, load_worlds
-from agents.evolution_history import EvolutionHistory
+from agents.history import EvolutionHistory
 from agents.linear import LinearController, linear_policy, load_linear, save_linear
 from wm_env.car_racing import default_backend
 from wm_env.checkpoint import load_checkpoint, save_checkpoint

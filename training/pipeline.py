@@ -57,7 +57,7 @@ def run_evolve(preset: Preset, out: Path) -> None:
 
 def run_evaluation(preset: Preset, out: Path) -> None:
     """Drive the best controller on real tracks that chose none, and write `evaluation.json`."""
-    first = preset.evolve.validation_first_seed + preset.evolve.validation_episodes
+    first = preset.evolve.validation_seeds().stop
     seeds = range(first, first + preset.evaluation.episodes)
     if is_first():
         best = best_of(Run(preset, out).contenders())

@@ -170,8 +170,7 @@ def _vision(contender: Contender) -> dict[str, Any]:
 def _drive(preset: Preset, contender: Contender) -> tuple[dict[str, Any], dict[str, Any]]:
     """How the tracks of validation go on Gymnasium, and the recorded worst of them."""
     folder, evolution = contender.folder, preset.evolve
-    first, steps = evolution.validation_first_seed, evolution.validation_steps
-    seeds = range(first, first + evolution.validation_episodes)
+    seeds, steps = evolution.validation_seeds(), evolution.validation_steps
     real = evaluate_contender(
         contender, seeds=seeds, max_steps=steps, path=folder / "validation.json"
     )

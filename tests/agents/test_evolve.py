@@ -13,8 +13,8 @@ import pytest
 from agents import evolve
 from agents.__main__ import main
 from agents.cma_es import CMAESConfig, Generation
-from agents.evolution_history import EvolutionHistory
 from agents.evolve import EvolveConfig
+from agents.history import EvolutionHistory
 from agents.linear import LinearController, load_linear
 from wm_env.checkpoint import CheckpointError
 from wm_env.weights import save_world

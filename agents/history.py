@@ -1,4 +1,4 @@
-"""How an evolution went, generation by generation: as lines of JSON, and as a figure."""
+"""How a training went, step by step: as lines of JSON, and as a figure."""
 
 import json
 from pathlib import Path
@@ -11,24 +11,28 @@ import matplotlib.pyplot as plt
 
 from wm_env.weights import write_atomically
 
-Line = dict[str, float]  # generation, returns in the dream, real_mean and more where validated
+Line = dict[str, float]  # its number, returns in the dream, real_mean and more where validated
 
 
-class EvolutionHistory:
-    """The first `done` generations that the file tells of; there need be none.
+class History:
+    """The first `done` steps that the file tells of; there need be none.
+
+    Each line tells its number by the name of the class's `unit`.
 
     Raises:
         ValueError: it tells of fewer.
     """
 
+    unit = "step"
+
     def __init__(self, path: Path, done: int = 0):
         self._path = path
         lines = path.read_text().splitlines() if done and path.exists() else []
-        # A run that died between two writes told of a generation more than its checkpoint has.
+        # A run that died between two writes told of one more than its checkpoint has.
         self.lines: list[Line] = [json.loads(line) for line in lines][:done]
         if len(self) < done:
             raise ValueError(
-                f"{path} tells of {len(self)} generations; expected the {done} of the checkpoint "
+                f"{path} tells of {len(self)} {self.unit}s; expected the {done} of the checkpoint "
                 "beside it. Put it back, or remove the folder to begin anew."
             )
 
@@ -37,21 +41,21 @@ class EvolutionHistory:
 
     @property
     def validated(self) -> list[Line]:
-        """The generations that drove for real."""
+        """The lines of those that drove for real."""
         return [line for line in self.lines if "real_mean" in line]
 
     @property
     def best(self) -> Line:
-        """The generation that drove best for real; of equal ones the first."""
+        """The line of the one that drove best for real; of equal ones the first."""
         return max(self.validated, key=lambda line: line["real_mean"])
 
     def add(self, **figures: float) -> None:
-        """Tell of one generation more, and keep it."""
-        self.lines.append({"generation": len(self) + 1, **figures})
+        """Tell of one more, and keep it."""
+        self.lines.append({self.unit: len(self) + 1, **figures})
         self._write()
 
     def amend(self, **figures: float) -> None:
-        """Tell more of the last generation, and keep it."""
+        """Tell more of the last one, and keep it."""
         self.lines[-1] |= figures
         self._write()
 
@@ -60,6 +64,15 @@ class EvolutionHistory:
         if patience is None or not self.validated:
             return False
         return len(self.validated) - 1 - self.validated.index(self.best) >= patience
+
+    def _write(self) -> None:
+        write_atomically(self._path, "".join(f"{json.dumps(one)}\n" for one in self.lines).encode())
+
+
+class EvolutionHistory(History):
+    """That of an evolution, generation by generation."""
+
+    unit = "generation"
 
     def note(self) -> str:
         """The latest figures, for a progress bar."""
@@ -99,8 +112,49 @@ class EvolutionHistory:
         fig.savefig(path, dpi=120)
         plt.close(fig)
 
-    def _write(self) -> None:
-        write_atomically(self._path, "".join(f"{json.dumps(one)}\n" for one in self.lines).encode())
+
+class AscentHistory(History):
+    """That of an ascent, update by update."""
+
+    unit = "update"
+
+    def note(self) -> str:
+        """The latest figures, for a progress bar."""
+        note = f"window {self.lines[-1]['window_return']:.1f}"
+        if self.validated:
+            now, best = self.validated[-1], self.best["real_mean"]
+            note += (
+                f"  dream {now['dream_mean']:.0f}  real {now['real_mean']:.0f} (best {best:.0f})"
+            )
+        return note
+
+    def draw(self, path: Path) -> None:
+        """Returns of episodes, dreamt and real, over those of the windows climbed on; a PNG."""
+        fig, (whole, window) = plt.subplots(2, sharex=True, figsize=(8, 6))
+        for env, label in (("real", "real"), ("dream", "dreamt")):
+            whole.errorbar(
+                [row["update"] for row in self.validated],
+                [row[f"{env}_mean"] for row in self.validated],
+                [row[f"{env}_std"] for row in self.validated],
+                fmt="o-",
+                capsize=3,
+                label=f"{label} (mean and standard deviation over episodes)",
+            )
+        whole.set(ylabel="return of an episode", title="Trained by the dream's gradient")
+        updates = [row["update"] for row in self.lines]
+        window.plot(updates, [row["window_return"] for row in self.lines], label="dreamt window")
+        window.set(xlabel="update", ylabel="return of a window")
+        slope = window.twinx()
+        norms = [row["gradient_norm"] for row in self.lines]
+        slope.semilogy(updates, norms, color="tab:gray", alpha=0.6, label="length of the gradient")
+        slope.set(ylabel="gradient")
+        lines = [*window.lines, *slope.lines]
+        window.legend(lines, [str(line.get_label()) for line in lines], loc="lower right")
+        whole.legend(loc="lower right")
+        whole.grid(alpha=0.3)
+        fig.tight_layout()
+        fig.savefig(path, dpi=120)
+        plt.close(fig)
 
 
 def _plot(axes: Any, lines: list[Line], name: str, **style: Any) -> None:
