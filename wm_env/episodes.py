@@ -1,5 +1,6 @@
 """Whole episodes of a policy, many lanes at once, in the dream or on EnvPool's CarRacing-v3."""
 
+import enum
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -7,9 +8,11 @@ from typing import Any, TypeVar
 import equinox as eqx
 import jax
 import numpy as np
+from gymnasium.vector import VectorEnv
 
 from wm_env.dream import DreamCarRacing, DreamParams
 from wm_env.gym_arguments import dream_params
+from wm_env.gym_vector import DreamCarRacingVectorEnv
 from wm_env.real import make_real_vector
 from wm_env.rollouts import Policy, rollout
 from wm_env.world_model import WorldModel
@@ -19,6 +22,12 @@ from wm_env.world_model import WorldModel
 LANES = 16
 
 _Item = TypeVar("_Item")
+
+
+class Plain(enum.Enum):
+    """`PLAIN` in the place of a policy's parameters: it is any callable, observation -> action."""
+
+    PLAIN = enum.auto()
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,10 @@ def drive_dream(
 
     `options` are the arguments of DreamCarRacingEnv, all but the world and the render mode.
     """
+    if policy_params is Plain.PLAIN:
+        env = DreamCarRacingVectorEnv(LANES, world_model=world, **options)
+        yield from _drive_vector(policy, policy_params, env, seeds)
+        return
     core = DreamCarRacing(options.pop("observation"), options.pop("continuous"))
     params = dream_params(world_model=world, **options)
     steps = int(params.max_steps_in_episode)
@@ -73,6 +86,13 @@ def drive_envpool(
     `options` are the arguments of `make_real_vector`.
     """
     env = make_real_vector(LANES, world, backend="envpool", **options)
+    yield from _drive_vector(policy, policy_params, env, seeds)
+
+
+def _drive_vector(
+    policy: Policy, policy_params: Any, env: VectorEnv, seeds: tuple[int, ...]
+) -> Generator[tuple[int, Episode], None, None]:
+    """Drive LANES at once, of either mode of autoreset, and close the environment."""
     try:
         for first in range(0, len(seeds), LANES):
             group = seeds[first : first + LANES]
@@ -81,17 +101,18 @@ def drive_envpool(
             returns, running, step = np.zeros(LANES), np.arange(LANES) < len(group), 0
             while running.any():
                 actions = act(policy, policy_params, observations, keys, np.asarray(step))
-                observations, rewards, terminated, truncated, infos = env.step(np.asarray(actions))
+                observations, rewards, terminated, truncated, infos = env.step(actions)
                 step += 1
                 returns += np.where(running, rewards, 0.0)
                 over = running & (terminated | truncated)
+                told = infos.get("final_info", infos)
                 for lane in np.flatnonzero(over).tolist():
                     episode = Episode(
                         seed=group[lane],
                         ret=float(returns[lane]),
                         length=step,
-                        lap_finished=bool(infos["lap_finished"][lane]),
-                        off_field=bool(infos["off_field"][lane]),
+                        lap_finished=bool(told["lap_finished"][lane]),
+                        off_field=bool(told["off_field"][lane]),
                     )
                     yield first + lane, episode
                 running &= ~over
@@ -99,13 +120,20 @@ def drive_envpool(
         env.close()
 
 
-@eqx.filter_jit
-def act(policy: Policy, policy_params: Any, observations: Any, keys: Any, step: Any) -> jax.Array:
+def act(policy: Policy, policy_params: Any, observations: Any, keys: Any, step: Any) -> np.ndarray:
     """Actions of a policy for one observation and a key, or for lanes of both.
 
     `step` is a numpy array, for a Python number would compile anew at each step.
     """
+    if policy_params is not Plain.PLAIN:
+        return np.asarray(_act(policy, policy_params, observations, keys, step))
+    if keys.ndim:
+        return np.stack([np.asarray(policy(one)) for one in observations])
+    return np.asarray(policy(observations))
 
+
+@eqx.filter_jit
+def _act(policy: Policy, policy_params: Any, observations: Any, keys: Any, step: Any) -> jax.Array:
     def one(observation: Any, key: Any) -> Any:
         return policy(policy_params, observation, jax.random.fold_in(key, step))
 

@@ -7,7 +7,7 @@ figure depends on its seed alone, not on which other seeds, or how many processe
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from wm_env.car_racing import BACKENDS
-from wm_env.episodes import Episode, drive_dream, drive_envpool
+from wm_env.episodes import Episode, Plain, drive_dream, drive_envpool
 from wm_env.judge import EvaluationError, drive_gymnasium
 from wm_env.progress import progress_bar
 from wm_env.rollouts import Policy
@@ -94,8 +94,8 @@ class Evaluation:
 
 
 def evaluate(
-    policy: Policy,
-    policy_params: Any,
+    policy: Policy | Callable[[np.ndarray], Any],
+    policy_params: Any = Plain.PLAIN,
     *,
     env: str = "real",
     seeds: Iterable[int],
@@ -112,9 +112,10 @@ def evaluate(
     """Drive one episode for each seed.
 
     Args:
-        policy: `policy(policy_params, observation, key) -> action` on one observation, in JAX. For
-            env="real" on Gymnasium a function at the top level of a module: it goes to other
-            processes.
+        policy: `policy(policy_params, observation, key) -> action` on one observation, in JAX; or,
+            without `policy_params`, any callable that takes one observation (numpy) and gives an
+            action, as `lambda seen: model.predict(seen, deterministic=True)[0]`. On Gymnasium it
+            goes to other processes (by cloudpickle), so it must not hold an environment.
         policy_params: pytree of arrays.
         env: "real" or "dream".
         seeds: one episode each. Those of EnvPool give other tracks than Gymnasium's.
@@ -154,7 +155,7 @@ def evaluate(
         "continuous": continuous,
         "max_episode_steps": max_episode_steps,
     }
-    driven = (policy, policy_params, world)
+    driven: Any = (policy, policy_params, world)
     if env == "dream":
         backend = "jax"
         drive = drive_dream(*driven, {**options, **_DREAM, **(dream or {})}, seeds)

@@ -73,6 +73,7 @@ class DreamCarRacingVectorEnv(VectorEnv):
                 "A window shows one car: use gym.make for 'human'."
             )
         self.num_envs = num_envs
+        self.autoreset_mode = AutoresetMode.SAME_STEP  # as Gymnasium's own; TorchRL reads it here
         self.render_mode = render_mode
         self.core = DreamCarRacing(observation, continuous)
         # Pixels are decoded once, for what is shown after auto-reset, so the batch itself steps on

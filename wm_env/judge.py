@@ -12,6 +12,7 @@ from collections.abc import Generator
 from contextlib import closing
 from typing import Any
 
+import cloudpickle
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -71,8 +72,8 @@ def _drive(task: bytes, seed: int) -> Generator[int, None, Episode]:
         policy, policy_params, world, options = _loaded(task)
     except Exception as error:
         raise EvaluationError(
-            f"the policy cannot be loaded in another process ({error}). Define it at the top "
-            "level of a module that can be imported; not in a notebook or an interactive session."
+            f"the policy cannot be loaded in another process ({error}). What it needs must be "
+            "importable there, as it is here."
         ) from error
     # A new environment each time: Box2D keeps the order of earlier contacts through a reset.
     env = make_real(world, **options)
@@ -80,7 +81,7 @@ def _drive(task: bytes, seed: int) -> Generator[int, None, Episode]:
     key, ret, length, over, told = jax.random.key(seed), 0.0, 0, False, time.monotonic()
     while not over:
         try:
-            action = np.asarray(act(policy, policy_params, observation, key, np.asarray(length)))
+            action = act(policy, policy_params, observation, key, np.asarray(length))
         except Exception as error:
             raise EvaluationError(
                 f"the episode of seed {seed} failed: {type(error).__name__}: {error}"
@@ -103,12 +104,12 @@ def _loaded(task: bytes) -> tuple[Policy, Any, WorldModel | None, dict[str, Any]
 def _pickled(policy: Policy, policy_params: Any, world: Any, options: dict[str, Any]) -> bytes:
     policy_params, world = jax.tree.map(_on_host, (policy_params, world))
     try:
-        return pickle.dumps((policy, policy_params, world, options))
+        return cloudpickle.dumps((policy, policy_params, world, options))
     except Exception as error:
         raise EvaluationError(
-            f"the policy {policy!r} cannot be sent to other processes ({error}). Give a function "
-            "at the top level of a module, and arrays as its parameters; or evaluate with "
-            "backend='envpool', which needs no other process."
+            f"the policy {policy!r} cannot be sent to other processes ({error}). Let it hold what "
+            "it needs to act and no more, as no environment; or evaluate with backend='envpool', "
+            "which needs no other process."
         ) from error
 
 

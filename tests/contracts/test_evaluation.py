@@ -5,6 +5,7 @@ import math
 import multiprocessing
 import operator
 import os
+import threading
 from contextlib import closing
 
 import equinox as eqx
@@ -145,9 +146,61 @@ def test_a_process_that_dies_is_told_with_its_seed(world):
         evaluate(linear_policy, Deadly(), seeds=[9], world_model=world, progress=False)
 
 
-def test_a_policy_that_cannot_travel_is_refused_before_any_process_begins(world, controller):
-    with pytest.raises(EvaluationError, match="top level of a module"):
-        evaluate(lambda *_: np.zeros(3), controller, seeds=[0], world_model=world, progress=False)
+def test_a_policy_that_cannot_travel_is_refused_before_any_process_begins(world):
+    lock = threading.Lock()
+
+    def locked(observation):
+        with lock:
+            return np.zeros(3)
+
+    with pytest.raises(EvaluationError, match="cannot be sent to other processes"):
+        evaluate(locked, seeds=[0], world_model=world, progress=False)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"env": "real"},
+        {"env": "real", "observation": "pixels"},
+        {"env": "real", "continuous": False},
+        {"env": "dream"},
+        {"env": "dream", "observation": "pixels"},
+    ],
+)
+def test_any_callable_of_an_observation_is_a_policy(world, where):
+    gas = np.array([0.1, 0.7, 0.0], np.float32)
+    shape = (64, 64, 3) if where.get("observation") == "pixels" else (288,)
+
+    def plain(observation):
+        assert observation.shape == shape
+        return gas if where.get("continuous", True) else 3
+
+    options = {"world_model": calm(world), "max_episode_steps": 12, "progress": False, **where}
+    told = evaluate(plain, seeds=[3, 4], **options)
+    assert told.lengths == (12, 12) and told.seeds == (3, 4)
+    alone = evaluate(plain, seeds=[4], **options)
+    assert alone.returns == told.returns[1:]
+    if where["env"] == "real":
+        action = gas if where.get("continuous", True) else np.int32(3)
+        traced = evaluate(lambda action, *_: jnp.asarray(action), action, seeds=[3, 4], **options)
+        assert traced == told
+
+
+def test_a_callable_drives_envpool_too(world):
+    pytest.importorskip("envpool")
+    options = {"world_model": world, "max_episode_steps": 12, "progress": False, "seeds": [3, 4]}
+    on_gymnasium = evaluate(lambda _: np.array([0.0, 1.0, 0.0]), **options)
+    on_envpool = evaluate(lambda _: np.array([0.0, 1.0, 0.0]), backend="envpool", **options)
+    assert on_envpool.lengths == on_gymnasium.lengths
+
+
+def test_a_dream_of_a_callable_ends_as_any_other(world, with_outcomes):
+    falling = with_outcomes(world, log_tiles=-20.0, off_field=20.0)
+    told = evaluate(
+        lambda _: np.zeros(3), env="dream", seeds=range(3), world_model=falling, progress=False
+    )
+    assert told.off_field == (True,) * 3 and told.lengths == (1,) * 3
+    assert told.laps_finished == (False,) * 3
 
 
 def test_leaving_early_stops_the_processes(world, controller):

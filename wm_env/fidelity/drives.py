@@ -114,7 +114,7 @@ def _frames(
         nothing = np.zeros(LANES)
         yield _Frame(seen, infos["image"], np.zeros((LANES, 3)), nothing, nothing > 0)
         for step in range(steps):
-            actions = np.asarray(act(_own_variant, None, (variants, seen), keys, np.asarray(step)))
+            actions = act(_own_variant, None, (variants, seen), keys, np.asarray(step))
             seen, rewards, terminated, truncated, infos = env.step(actions)
             taken = np.clip(actions, ACTION_LOW, ACTION_HIGH)
             yield _Frame(seen, infos["image"], taken, rewards, terminated | truncated)
