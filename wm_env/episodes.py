@@ -1,7 +1,7 @@
 """Whole episodes of a policy, many lanes at once, in the dream or on EnvPool's CarRacing-v3."""
 
 import enum
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ from wm_env.dream import DreamCarRacing, DreamParams
 from wm_env.gym_arguments import dream_params
 from wm_env.gym_vector import DreamCarRacingVectorEnv
 from wm_env.real import make_real_vector
-from wm_env.rollouts import Policy, rollout
+from wm_env.rollouts import rollout
 from wm_env.world_model import WorldModel
 
 # Episodes at once. Always as many, the last group filled up, because the rounding of a batched
@@ -22,6 +22,9 @@ from wm_env.world_model import WorldModel
 LANES = 16
 
 _Item = TypeVar("_Item")
+
+# A `wm_env.rollouts.Policy`; or, with `Plain.PLAIN` for parameters, one of the observation alone.
+AnyPolicy = Callable[..., Any]
 
 
 class Plain(enum.Enum):
@@ -42,7 +45,7 @@ class Episode:
 
 
 def drive_dream(
-    policy: Policy,
+    policy: AnyPolicy,
     policy_params: Any,
     world: WorldModel,
     options: dict[str, Any],
@@ -75,7 +78,7 @@ def drive_dream(
 
 
 def drive_envpool(
-    policy: Policy,
+    policy: AnyPolicy,
     policy_params: Any,
     world: WorldModel | None,
     options: dict[str, Any],
@@ -90,7 +93,7 @@ def drive_envpool(
 
 
 def _drive_vector(
-    policy: Policy, policy_params: Any, env: VectorEnv, seeds: tuple[int, ...]
+    policy: AnyPolicy, policy_params: Any, env: VectorEnv, seeds: tuple[int, ...]
 ) -> Generator[tuple[int, Episode], None, None]:
     """Drive LANES at once, of either mode of autoreset, and close the environment."""
     try:
@@ -120,7 +123,9 @@ def _drive_vector(
         env.close()
 
 
-def act(policy: Policy, policy_params: Any, observations: Any, keys: Any, step: Any) -> np.ndarray:
+def act(
+    policy: AnyPolicy, policy_params: Any, observations: Any, keys: Any, step: Any
+) -> np.ndarray:
     """Actions of a policy for one observation and a key, or for lanes of both.
 
     `step` is a numpy array, for a Python number would compile anew at each step.
@@ -133,7 +138,9 @@ def act(policy: Policy, policy_params: Any, observations: Any, keys: Any, step: 
 
 
 @eqx.filter_jit
-def _act(policy: Policy, policy_params: Any, observations: Any, keys: Any, step: Any) -> jax.Array:
+def _act(
+    policy: AnyPolicy, policy_params: Any, observations: Any, keys: Any, step: Any
+) -> jax.Array:
     def one(observation: Any, key: Any) -> Any:
         return policy(policy_params, observation, jax.random.fold_in(key, step))
 
@@ -144,7 +151,7 @@ def _act(policy: Policy, policy_params: Any, observations: Any, keys: Any, step:
 def _dream(
     core: DreamCarRacing,
     params: DreamParams,
-    policy: Policy,
+    policy: AnyPolicy,
     policy_params: Any,
     keys: jax.Array,
     steps: int,

@@ -155,7 +155,7 @@ def evaluate(
         "continuous": continuous,
         "max_episode_steps": max_episode_steps,
     }
-    driven: Any = (policy, policy_params, world)
+    driven = (policy, policy_params, world)
     if env == "dream":
         backend = "jax"
         drive = drive_dream(*driven, {**options, **_DREAM, **(dream or {})}, seeds)

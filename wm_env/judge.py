@@ -17,10 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wm_env.episodes import Episode, act
+from wm_env.episodes import AnyPolicy, Episode, act
 from wm_env.jobs import Done, JobLostError, Lost
 from wm_env.real import make_real
-from wm_env.rollouts import Policy
 from wm_env.workers import run_jobs
 from wm_env.world_model import WorldModel
 
@@ -32,7 +31,7 @@ class EvaluationError(RuntimeError):
 
 
 def drive_gymnasium(
-    policy: Policy,
+    policy: AnyPolicy,
     policy_params: Any,
     world: WorldModel | None,
     options: dict[str, Any],
@@ -96,12 +95,12 @@ def _drive(task: bytes, seed: int) -> Generator[int, None, Episode]:
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(task: bytes) -> tuple[Policy, Any, WorldModel | None, dict[str, Any]]:
+def _loaded(task: bytes) -> tuple[AnyPolicy, Any, WorldModel | None, dict[str, Any]]:
     policy, policy_params, world, options = pickle.loads(task)
     return policy, policy_params, jax.tree.map(jnp.asarray, world), options
 
 
-def _pickled(policy: Policy, policy_params: Any, world: Any, options: dict[str, Any]) -> bytes:
+def _pickled(policy: AnyPolicy, policy_params: Any, world: Any, options: dict[str, Any]) -> bytes:
     policy_params, world = jax.tree.map(_on_host, (policy_params, world))
     try:
         return cloudpickle.dumps((policy, policy_params, world, options))

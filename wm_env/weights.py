@@ -25,6 +25,7 @@ from wm_env.world_model import Metadata, StartStates, WorldModel
 FORMAT = "wm_env"
 FORMAT_VERSION = "1"
 ASSETS = Path(__file__).parent / "assets"
+HUB_SCHEME = "hf://"
 
 _SUFFIX = ".safetensors"
 
@@ -57,7 +58,7 @@ def save_world(
 
 
 def load_world(path_or_shipped_name: str | os.PathLike = "carracing") -> WorldModel:
-    """Read a world from a file, or a shipped one by its name, as float32.
+    """Read a world as float32: from a file, a shipped one by its name, or hf://OWNER/NAME.
 
     Raises:
         WeightsError: the file is missing, damaged, foreign, of another kind or version, or its
@@ -192,6 +193,10 @@ def _resolve(path_or_shipped_name: str | os.PathLike) -> Path:
             f"weights are given as {path_or_shipped_name!r}; expected the path of a {_SUFFIX} file "
             f"or the name of shipped weights, which are {shipped_names()}."
         )
+    if str(path_or_shipped_name).startswith(HUB_SCHEME):
+        from wm_env.hub import fetch  # needs an extra
+
+        return fetch(str(path_or_shipped_name))
     path = Path(path_or_shipped_name)
     if path.is_file():
         return path

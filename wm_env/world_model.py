@@ -3,7 +3,9 @@
 Source: Ha & Schmidhuber 2018, "World models", section 2 and appendix A.
 """
 
+import importlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -107,6 +109,26 @@ class WorldModel(eqx.Module):
                 "encode some real frames (a first frame with h = c = 0 may serve as a middle)."
             )
 
+    def save(self, path: str | os.PathLike) -> None:
+        """Write this world to a file: `wm_env.save_world`."""
+        _module("weights").save_world(self, path)
+
+    @staticmethod
+    def load(path_or_shipped_name: str | os.PathLike = "carracing") -> "WorldModel":
+        """Read a world: `wm_env.load_world`."""
+        return _module("weights").load_world(path_or_shipped_name)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload this world and its card to the Hugging Face Hub: `wm_env.hub.push_to_hub`."""
+        return _module("hub").push_to_hub(self, repo_id, **options)
+
+    @staticmethod
+    def from_pretrained(
+        repo_id_or_folder: str | os.PathLike, *, revision: str | None = None
+    ) -> "WorldModel":
+        """Read a world from the Hub or a local copy: `wm_env.hub.from_pretrained`."""
+        return _module("hub").from_pretrained(repo_id_or_folder, revision=revision)
+
     @property
     def latent_size(self) -> int:
         return self.mdn_rnn.config.latent_size
@@ -166,3 +188,8 @@ class WorldModel(eqx.Module):
 
         carry, _ = jax.lax.scan(body, self.mdn_rnn.initial_carry(), (z[:-1], actions))
         return carry
+
+
+def _module(name: str) -> Any:
+    """A module of ours that imports this one."""
+    return importlib.import_module(f"wm_env.{name}")

@@ -1,0 +1,163 @@
+"""Worlds on the Hugging Face Hub, each with a card that tells where it comes from and how it does.
+
+A repository holds `world.safetensors`, its card `README.md`, and perhaps the controller that drove
+in it, `controller.safetensors`. `world_model="hf://OWNER/NAME"`, or `hf://OWNER/NAME@REVISION`,
+fetches it wherever a file may be given; what was fetched once is kept in the Hub's cache.
+"""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from wm_env.evaluation import Evaluation
+from wm_env.fidelity.result import Fidelity
+from wm_env.weights import HUB_SCHEME, WeightsError, load_world, save_world, write_atomically
+from wm_env.world_model import WorldModel
+
+WORLD_FILE = "world.safetensors"
+CARD_FILE = "README.md"
+
+
+def save_pretrained(
+    world: WorldModel,
+    folder: str | os.PathLike,
+    *,
+    evaluation: Evaluation | None = None,
+    fidelity: Fidelity | None = None,
+) -> Path:
+    """Write what a repository holds into a folder: the world and its card.
+
+    Args:
+        world: to be written, in float16.
+        folder: made where there is none; files of these names in it are replaced.
+        evaluation: how a controller from this dream drives the real car, for the card.
+        fidelity: what `wm_env.fidelity` measured of the dream, for the card.
+
+    Raises:
+        WeightsError: a weight is not finite.
+    """
+    folder = Path(folder)
+    save_world(world, folder / WORLD_FILE)
+    write_atomically(folder / CARD_FILE, model_card(world, evaluation, fidelity).encode())
+    return folder
+
+
+def push_to_hub(
+    world: WorldModel,
+    repo_id: str,
+    *,
+    evaluation: Evaluation | None = None,
+    fidelity: Fidelity | None = None,
+    private: bool = False,
+    token: str | None = None,
+) -> str:
+    """Upload a world and its card to the repository OWNER/NAME, made if need be; gives its address.
+
+    Args are those of `save_pretrained`, and `private` and `token` those of huggingface_hub.
+
+    Raises:
+        WeightsError: a weight is not finite, or the Hub refuses or cannot be reached.
+    """
+    hub = _huggingface_hub()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            save_pretrained(world, folder, evaluation=evaluation, fidelity=fidelity)
+            api = hub.HfApi(token=token)
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
+    except (OSError, ValueError, hub.errors.HfHubHTTPError) as error:
+        if isinstance(error, WeightsError):
+            raise
+        raise WeightsError(
+            f"{repo_id!r} cannot be uploaded ({error}). Log in with `hf auth login`, and look "
+            "whether HF_HUB_OFFLINE is set; save_pretrained writes the same into a folder."
+        ) from error
+
+
+def from_pretrained(
+    repo_id_or_folder: str | os.PathLike, *, revision: str | None = None
+) -> WorldModel:
+    """Load a world from the repository OWNER/NAME, or from a folder of `save_pretrained`.
+
+    Raises:
+        WeightsError: it cannot be fetched, or is not a world.
+    """
+    folder = Path(repo_id_or_folder)
+    if folder.is_dir():
+        return load_world(folder / WORLD_FILE)
+    at = f"@{revision}" if revision else ""
+    return load_world(f"{HUB_SCHEME}{repo_id_or_folder}{at}")
+
+
+def fetch(address: str) -> Path:
+    """The file of the world at hf://OWNER/NAME[@REVISION], fetched unless it is in the cache.
+
+    Raises:
+        WeightsError: it cannot be fetched; the message tells why.
+    """
+    hub = _huggingface_hub()
+    repo_id, _, revision = address.removeprefix(HUB_SCHEME).partition("@")
+    try:
+        return Path(hub.hf_hub_download(repo_id, WORLD_FILE, revision=revision or None))
+    except (OSError, ValueError, hub.errors.HfHubHTTPError) as error:
+        raise WeightsError(
+            f"{address} cannot be fetched ({error}). Expected hf://OWNER/NAME or "
+            f"hf://OWNER/NAME@REVISION of a repository that holds {WORLD_FILE}; offline, one that "
+            "was fetched before."
+        ) from error
+
+
+def model_card(
+    world: WorldModel,
+    evaluation: Evaluation | None = None,
+    fidelity: Fidelity | None = None,
+) -> str:
+    """The card of a world in Markdown: provenance, score, fidelity, and how to use it."""
+    return "\n".join(
+        (
+            "---",
+            "library_name: wm_env",
+            "pipeline_tag: reinforcement-learning",
+            "tags: [world-model, reinforcement-learning, CarRacing-v3, jax]",
+            "---",
+            "# A world model of CarRacing-v3",
+            "",
+            "A VAE and an MDN-RNN that dream CarRacing, for `DreamCarRacing-v0` of `wm_env`:",
+            "",
+            "```python",
+            "import gymnasium as gym, wm_env",
+            'env = gym.make("DreamCarRacing-v0", world_model="hf://OWNER/NAME")  # this repository',
+            "```",
+            "",
+            "## Score",
+            "",
+            "```\n" + evaluation.summary() + "\n```" if evaluation else "Not measured.",
+            "",
+            "## Fidelity",
+            "",
+            _table(fidelity.row()) if fidelity else "Not measured.",
+            "",
+            "## Provenance",
+            "",
+            "```json\n" + json.dumps(dict(world.metadata), indent=1) + "\n```",
+            "",
+        )
+    )
+
+
+def _table(figures: dict[str, float]) -> str:
+    rows = [f"| {name} | {value:.3g} |" for name, value in figures.items()]
+    return "\n".join(["| figure | value |", "|---|---|", *rows])
+
+
+def _huggingface_hub() -> Any:
+    try:
+        import huggingface_hub
+        import huggingface_hub.errors
+    except ImportError as error:
+        raise WeightsError(
+            f"the Hugging Face Hub needs huggingface_hub ({error}): `uv sync --extra hub`."
+        ) from error
+    return huggingface_hub
