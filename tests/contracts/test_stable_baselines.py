@@ -1,5 +1,6 @@
 """Stable-Baselines3 takes DreamCarRacing-v0 as it is."""
 
+import importlib
 import warnings
 
 import gymnasium as gym
@@ -27,17 +28,27 @@ def test_its_checker_warns_of_nothing_but_car_racings_action_space(world, observ
     assert bool(told) == continuous, "steer, gas and brake are not symmetric, as in CarRacing-v3"
 
 
-def test_its_vector_environment_gives_what_single_ones_give(world, with_outcomes):
+def its_own(make, world):
+    return DummyVecEnv([make, make])
+
+
+def native(make, world):
+    options = {"world_model": world, "observation": "latent", "max_episode_steps": 4}
+    return importlib.import_module("wm_env.stable_baselines").DreamVecEnv(2, **options)
+
+
+@pytest.mark.parametrize("batch_of", [its_own, native])
+def test_its_vector_environment_gives_what_single_ones_give(world, with_outcomes, batch_of):
     eventful = with_outcomes(world, log_tiles=-1.0, off_field=-1.4)
 
     def make():
         return gym.make(ID, world_model=eventful, observation="latent", max_episode_steps=4)
 
-    envs, singles = DummyVecEnv([make, make]), [make(), make()]
+    envs, singles = batch_of(make, eventful), [make(), make()]
     envs.seed(5)
     seen = envs.reset()
     for lane, single in enumerate(singles):
-        np.testing.assert_array_equal(seen[lane], single.reset(seed=5 + lane)[0])
+        np.testing.assert_allclose(seen[lane], single.reset(seed=5 + lane)[0], atol=1e-6)
     kinds = set()
     for actions in np.random.default_rng(0).uniform(0, 1, (20, 2, 3)).astype(np.float32):
         observations, rewards, dones, infos = envs.step(actions)
@@ -49,7 +60,29 @@ def test_its_vector_environment_gives_what_single_ones_give(world, with_outcomes
             assert infos[lane]["tiles"] == info["tiles"]
             if terminated or truncated:
                 kinds.add("fall" if terminated else "limit")
-                np.testing.assert_array_equal(infos[lane]["terminal_observation"], last)
+                np.testing.assert_allclose(infos[lane]["terminal_observation"], last, atol=1e-4)
                 last, _ = single.reset()
-            np.testing.assert_array_equal(observations[lane], last)
+            np.testing.assert_allclose(observations[lane], last, atol=1e-4)
     assert kinds == {"fall", "limit"}
+
+
+def test_a_batch_refuses_what_only_single_ones_could_do(world):
+    envs = native(None, world)
+    assert envs.get_attr("num_envs") == [2, 2] and envs.env_is_wrapped(gym.Wrapper) == [False] * 2
+    with pytest.raises(ValueError, match="one batch"):
+        envs.set_attr("params", envs.dreams.params, indices=[0])
+    with pytest.raises(AttributeError, match="make_vec_env"):
+        envs.env_method("reset")
+    envs.set_options([{"z": np.zeros(32)}, {}])
+    with pytest.raises(ValueError, match="one dict, the same for all lanes"):
+        envs.reset()
+
+
+def test_a_batch_begins_where_options_say_and_shows_its_screens(world):
+    envs = importlib.import_module("wm_env.stable_baselines").DreamVecEnv(
+        2, world_model=world, observation="latent", render_mode="rgb_array"
+    )
+    envs.set_options({"z": np.full(32, 0.5, np.float32)})
+    np.testing.assert_allclose(envs.reset(), 0.5)
+    assert envs.reset_infos == [{"tiles": 0.0, "lap_finished": False, "off_field": False}] * 2
+    assert [image.shape for image in envs.get_images()] == [(400, 600, 3)] * 2

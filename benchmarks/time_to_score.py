@@ -1,0 +1,146 @@
+"""How long until an agent drives the real car well: trained in the dream, or on the real car.
+
+    uv run --extra sb3 --extra envpool python benchmarks/time_to_score.py [--minutes 20]
+
+The same PPO (agents/third_party/cleanrl_ppo.py, one seed) on the same observations [z, h] learns in
+the dream, on Gymnasium's CarRacing-v3 and on EnvPool's, one after another, on an otherwise idle
+machine. Every so often its clock stops and it drives 16 real tracks (EnvPool, seeds 0 to 15).
+Writes time_to_score.json as it goes, and time_to_score.png; what is in the file is not done again.
+"""
+
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import gymnasium as gym
+import matplotlib.pyplot as plt
+import tyro
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import wm_env  # noqa: E402
+from agents.third_party import cleanrl_ppo  # noqa: E402
+from wm_env.weights import write_atomically  # noqa: E402
+
+Place = Literal["dream", "envpool", "gymnasium"]
+SCORES = 300, 600, 800, 900
+
+
+@dataclass(frozen=True)
+class Config:
+    """Where to train and for how long."""
+
+    places: tuple[Place, ...] = ("dream", "envpool", "gymnasium")
+    minutes: float = 20.0  # of training in each place; driving real tracks does not count
+    every: float = 60.0  # seconds of training between two looks at the real tracks
+    episodes: int = 16
+    seed: int = 0
+    out: Path = Path("out/time_to_score")
+
+
+@dataclass(frozen=True)
+class Point:
+    """A look at the agent."""
+
+    seconds: float  # of training so far
+    frames: int  # trained on so far
+    real: float  # mean return on the real tracks
+    std: float
+
+
+class TimeIsUp(Exception):
+    """Training has had its minutes."""
+
+
+class Watch:
+    """Stops the clock while the agent drives real tracks, and keeps what they said."""
+
+    def __init__(self, config: Config):
+        self._config, self._spent, self._since = config, 0.0, time.monotonic()
+        self.points: list[Point] = []
+
+    def __call__(self, frames: int, policy: Any) -> None:
+        """Look, if it is time to."""
+        spent = self._spent + time.monotonic() - self._since
+        looks = spent // self._config.every
+        if looks <= (self.points[-1].seconds // self._config.every if self.points else 0):
+            return
+        seeds = range(self._config.episodes)
+        told = wm_env.evaluate(policy, backend="envpool", seeds=seeds, progress=False)
+        self.points.append(Point(spent, frames, told.mean, told.std))
+        print(f"{spent:7.0f} s  {frames:>10,} frames  real {told.mean:6.1f} ± {told.std:.1f}")
+        if spent > 60.0 * self._config.minutes:
+            raise TimeIsUp
+        self._spent, self._since = spent, time.monotonic()
+
+
+def lanes_of(place: Place) -> gym.vector.VectorEnv:
+    """The environment to train in: as many lanes as suit it."""
+    if place == "dream":
+        return gym.make_vec("wm_env:DreamCarRacing-v0", 64)
+    if place == "envpool":
+        return wm_env.make_real_vector(16, backend="envpool")
+    # A process each, begun anew: JAX does not survive a fork.
+    return wm_env.make_real_vector(
+        8, vectorization_mode="async", vector_kwargs={"context": "spawn"}
+    )
+
+
+def train(place: Place, config: Config) -> list[Point]:
+    """Learn in one place until its minutes are over."""
+    watch, envs = Watch(config), lanes_of(place)
+    try:
+        limits = cleanrl_ppo.Config(steps=10**12, lanes=envs.num_envs, seed=config.seed)
+        cleanrl_ppo.train(limits, envs, watch)
+    except TimeIsUp:
+        pass
+    finally:
+        envs.close()
+    return watch.points
+
+
+def table(found: dict[str, list[dict]]) -> str:
+    """Minutes until each score was first seen; what was reached where it never was."""
+    rows = ["place      " + "".join(f"{score:>8}" for score in SCORES) + "  best  frames/s"]
+    for place, points in found.items():
+        first = [next((p["seconds"] for p in points if p["real"] >= s), None) for s in SCORES]
+        shown = "".join("       –" if t is None else f"{t / 60:>6.1f} m" for t in first)
+        rate = points[-1]["frames"] / points[-1]["seconds"]
+        best = max(p["real"] for p in points)
+        rows.append(f"{place:<11}{shown}{best:>6.0f}{rate:>10,.0f}")
+    return "\n".join(rows)
+
+
+def draw(found: dict[str, list[dict]], path: Path) -> None:
+    """Real return against minutes of training."""
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for place, points in found.items():
+        axes.plot([p["seconds"] / 60 for p in points], [p["real"] for p in points], label=place)
+    axes.set(xlabel="minutes of training", ylabel="real return, mean of 16 tracks", xscale="log")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+def main(config: Config) -> None:
+    """Train in each place, and tell."""
+    path = config.out / "time_to_score.json"
+    told = json.loads(path.read_text()) if path.exists() else {}
+    fixed = {name: value for name, value in asdict(config).items() if name not in ("out", "places")}
+    if told and told["config"] != fixed:
+        sys.exit(f"{path} was made with {told['config']}, now {fixed}: take another --out.")
+    found = told.get("places", {})
+    for place in config.places:
+        if place not in found:
+            print(f"training in {place}")
+            found[place] = [asdict(point) for point in train(place, config)]
+            write_atomically(path, json.dumps({"config": fixed, "places": found}).encode())
+    draw(found, path.with_suffix(".png"))
+    print(table(found))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

@@ -1,0 +1,151 @@
+"""Agents of other libraries learn in the dream, and drive the real car with what they learned."""
+
+import importlib
+import subprocess
+import sys
+
+import gymnasium as gym
+import jax
+import numpy as np
+import pytest
+
+import wm_env
+from agents.linear import LinearController, linear_policy
+
+FRAMES = 300  # of a dream that tells what was learned
+
+
+@pytest.fixture(autouse=True)
+def _lenient(lenient_dtypes):
+    """Other libraries' code mixes dtypes."""
+
+
+def example(name, *needs):
+    """The example of that name, where the libraries that it needs are there."""
+    for library in needs:
+        pytest.importorskip(library)
+    return importlib.import_module(f"agents.third_party.{name}")
+
+
+def dreamt(policy, *params, **options):
+    """The return of a policy in 48 dreams that no agent trained in."""
+    fixed = {"env": "dream", "seeds": range(100, 148), "max_episode_steps": FRAMES}
+    return wm_env.evaluate(policy, *params, progress=False, **fixed, **options)
+
+
+def assert_drives(policy, *params, **options):
+    """The policy goes to the real car as it is."""
+    fixed = {"seeds": [0, 1], "max_episode_steps": 60, "progress": False}
+    told = wm_env.evaluate(policy, *params, **fixed, **options)
+    assert told.backend == "gymnasium" and told.lengths == (60, 60)
+
+
+def assert_learns(train, **options):
+    """What `train(None, seed)` gives beats `train(0, seed)`, for each of three seeds."""
+    policy = None
+    for seed in range(3):
+        before = dreamt(train(0, seed), **options)
+        policy = train(None, seed)
+        after = dreamt(policy, **options)
+        print(f"seed {seed}: {before.mean:.1f} untrained, {after.mean:.1f} trained")
+        assert after.mean > before.mean + np.hypot(before.ci95, after.ci95)
+    assert_drives(policy, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("algorithm", "observation", "steps"),
+    [
+        ("PPO", "features", 131_072),
+        ("PPO", "pixels", 24_576),
+        ("SAC", "features", 24_000),
+        ("DQN", "features", 48_000),
+    ],
+)
+def test_stable_baselines_learns(algorithm, observation, steps):
+    one = example("stable_baselines", "stable_baselines3")
+
+    def train(only, seed):
+        taken = steps if only is None else only
+        config = one.Config(algorithm, observation, steps=taken, lanes=64, seed=seed)
+        return one.train(config)
+
+    assert_learns(train, observation=observation, continuous=algorithm != "DQN")
+
+
+@pytest.mark.slow
+def test_sbx_learns():
+    one = example("sbx_ppo", "stable_baselines3", "sbx")
+    assert_learns(
+        lambda only, seed: one.train(one.Config(131_072 if only is None else only, 64, seed))
+    )
+
+
+@pytest.mark.slow
+def test_torchrl_learns():
+    one = example("torchrl_ppo", "torchrl")
+    assert_learns(
+        lambda only, seed: one.train(one.Config(131_072 if only is None else only, 64, seed))
+    )
+
+
+@pytest.mark.slow
+def test_the_single_file_learns():
+    one = example("cleanrl_ppo", "torch")
+
+    def train(only, seed):
+        config = one.Config(131_072 if only is None else only, 64, seed)
+        return one.train(config, gym.make_vec("DreamCarRacing-v0", 64))
+
+    assert_learns(train)
+
+
+@pytest.mark.slow
+def test_rejax_learns():
+    one = example("rejax_ppo", "rejax")
+    policy, agents, returns = one.train(one.Config(steps=131_072, seeds=3))
+    begun, ended = returns[:, 0].mean(axis=-1), returns[:, -1].mean(axis=-1)
+    print(f"{begun} untrained, {ended} trained")
+    assert (ended > begun + 50.0).all()
+    assert_drives(policy, jax.tree.map(lambda leaf: leaf[0], agents))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["OpenES", "SepCMAES", "PGPE", "CMAES"])
+def test_a_strategy_of_evosax_learns(strategy):
+    one = example("evosax_strategies")
+    before = dreamt(linear_policy, LinearController.zeros())
+    for seed in range(3):
+        config = one.Config(
+            strategy, generations=12, population=64, dreams=4, frames=FRAMES, seed=seed
+        )
+        controller = one.train(config)
+        after = dreamt(linear_policy, controller)
+        print(f"seed {seed}: {before.mean:.1f} untrained, {after.mean:.1f} trained")
+        assert after.mean > before.mean + np.hypot(before.ci95, after.ci95)
+    assert_drives(linear_policy, controller)
+
+
+@pytest.mark.parametrize("env", ["dream", "real"])
+def test_gymnasiums_recorder_films_an_agent(env, tmp_path):
+    pytest.importorskip("moviepy")
+    one = example("film")
+    path, returned = one.film(one.Config(env, tmp_path, steps=20))
+    assert path.stat().st_size > 1000 and np.isfinite(returned)
+
+
+@pytest.mark.parametrize(
+    ("name", "library", "extra"),
+    [
+        ("stable_baselines", "stable_baselines3", "sb3"),
+        ("sbx_ppo", "stable_baselines3", "sbx"),
+        ("sbx_ppo", "sbx", "sbx"),
+        ("rejax_ppo", "rejax", "rejax"),
+        ("torchrl_ppo", "torchrl", "torchrl"),
+        ("cleanrl_ppo", "torch", "sb3"),
+    ],
+)
+def test_what_is_not_installed_is_named_with_its_extra(name, library, extra):
+    program = f"import sys; sys.modules[{library!r}] = None; import agents.third_party.{name}"
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert told.returncode != 0 and f"--extra {extra}" in told.stderr
