@@ -103,7 +103,7 @@ def _drive_vector(
             keys = _keys(filled(group, LANES))
             returns, running, step = np.zeros(LANES), np.arange(LANES) < len(group), 0
             while running.any():
-                actions = act(policy, policy_params, observations, keys, np.asarray(step))
+                actions = act(policy, policy_params, observations, keys, np.asarray(step), running)
                 observations, rewards, terminated, truncated, infos = env.step(actions)
                 step += 1
                 returns += np.where(running, rewards, 0.0)
@@ -124,17 +124,27 @@ def _drive_vector(
 
 
 def act(
-    policy: AnyPolicy, policy_params: Any, observations: Any, keys: Any, step: Any
+    policy: AnyPolicy,
+    policy_params: Any,
+    observations: Any,
+    keys: Any,
+    step: Any,
+    running: np.ndarray | None = None,
 ) -> np.ndarray:
     """Actions of a policy for one observation and a key, or for lanes of both.
 
-    `step` is a numpy array, for a Python number would compile anew at each step.
+    `step` is a numpy array, for a Python number would compile anew at each step. Of lanes, those
+    that are not `running` may get any action.
     """
     if policy_params is not Plain.PLAIN:
         return np.asarray(_act(policy, policy_params, observations, keys, step))
-    if keys.ndim:
-        return np.stack([np.asarray(policy(one)) for one in observations])
-    return np.asarray(policy(observations))
+    if not keys.ndim:
+        return np.asarray(policy(observations))
+    rows = np.arange(len(observations)) if running is None else np.flatnonzero(running)
+    some = np.stack([np.asarray(policy(observations[row])) for row in rows])
+    actions = np.zeros((len(observations), *some.shape[1:]), some.dtype)
+    actions[rows] = some
+    return actions
 
 
 @eqx.filter_jit

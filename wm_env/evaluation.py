@@ -4,6 +4,7 @@ Gymnasium's CarRacing-v3 is the judge: seeds 1000 to 1099, no warm-up, a determi
 figure depends on its seed alone, not on which other seeds, or how many processes, were with it.
 """
 
+import inspect
 import json
 import math
 import os
@@ -114,11 +115,14 @@ def evaluate(
     Args:
         policy: `policy(policy_params, observation, key) -> action` on one observation, in JAX; or,
             without `policy_params`, any callable that takes one observation (numpy) and gives an
-            action, as `lambda seen: model.predict(seen, deterministic=True)[0]`. On Gymnasium it
-            goes to other processes (by cloudpickle), so it must not hold an environment.
+            action, as `lambda seen: network.predict(seen, deterministic=True)[0]`. It must depend
+            on the observation alone: one callable drives many episodes, some of them by turns. On
+            Gymnasium it goes to other processes (by cloudpickle), on CPUs: let it hold a network
+            and no environment, which would go with it.
         policy_params: pytree of arrays.
         env: "real" or "dream".
-        seeds: one episode each. Those of EnvPool give other tracks than Gymnasium's.
+        seeds: one episode each. Those of EnvPool give other tracks than Gymnasium's, and a callable
+            dreams other dreams of a seed than a policy in JAX.
         world_model: a WorldModel, the path of one, or a shipped name; None is the shipped one.
             Pixels of the real environment need none.
         backend: of the real environment, "gymnasium" (the judge) or "envpool" (fast).
@@ -131,13 +135,14 @@ def evaluate(
             as for DreamCarRacingEnv.
 
     Raises:
-        ValueError: an argument outside its range, or no seeds.
+        ValueError: an argument outside its range, no seeds, or a policy of other arguments.
         EvaluationError: the policy cannot be sent to other processes, fails there, or an episode
             lost its process three times; the message names the seed.
         WorkersError: there is no Ray cluster at that address.
         WeightsError: the world cannot be loaded.
     """
     seeds = tuple(int(seed) for seed in seeds)
+    _check_policy(policy, policy_params)
     _check(env, seeds, backend, {"max_episode_steps": max_episode_steps, "processes": processes})
     _check_dream(env, dream)
     if ray is not None and (env, backend) != ("real", "gymnasium"):
@@ -184,6 +189,18 @@ def _in_order(episodes: list[Episode], env: str, backend: str) -> Evaluation:
         laps_finished=tuple(one.lap_finished for one in episodes),
         off_field=tuple(one.off_field for one in episodes),
     )
+
+
+def _check_policy(policy: Callable[..., Any], policy_params: Any) -> None:
+    try:
+        inspect.signature(policy).bind(*([None] if policy_params is Plain.PLAIN else [None] * 3))
+    except TypeError as error:
+        raise ValueError(
+            f"the policy {policy!r} does not fit ({error}); expected policy(policy_params, "
+            "observation, key) with policy_params, or policy(observation) without."
+        ) from error
+    except ValueError:  # builtins need not tell their signature
+        pass
 
 
 def _check(

@@ -1,8 +1,8 @@
 """Worlds on the Hugging Face Hub, each with a card that tells where it comes from and how it does.
 
-A repository holds `world.safetensors`, its card `README.md`, and perhaps the controller that drove
-in it, `controller.safetensors`. `world_model="hf://OWNER/NAME"`, or `hf://OWNER/NAME@REVISION`,
-fetches it wherever a file may be given; what was fetched once is kept in the Hub's cache.
+A repository holds `world.safetensors` and its card, `README.md`. `world_model="hf://OWNER/NAME"`,
+or `hf://OWNER/NAME@REVISION`, fetches it wherever a file may be given; what was fetched once is
+kept in the Hub's cache.
 """
 
 import json
@@ -24,6 +24,7 @@ def save_pretrained(
     world: WorldModel,
     folder: str | os.PathLike,
     *,
+    name: str = "OWNER/NAME",
     evaluation: Evaluation | None = None,
     fidelity: Fidelity | None = None,
 ) -> Path:
@@ -32,6 +33,7 @@ def save_pretrained(
     Args:
         world: to be written, in float16.
         folder: made where there is none; files of these names in it are replaced.
+        name: of the repository to be, for the card.
         evaluation: how a controller from this dream drives the real car, for the card.
         fidelity: what `wm_env.fidelity` measured of the dream, for the card.
 
@@ -40,7 +42,7 @@ def save_pretrained(
     """
     folder = Path(folder)
     save_world(world, folder / WORLD_FILE)
-    write_atomically(folder / CARD_FILE, model_card(world, evaluation, fidelity).encode())
+    write_atomically(folder / CARD_FILE, model_card(world, name, evaluation, fidelity).encode())
     return folder
 
 
@@ -55,25 +57,25 @@ def push_to_hub(
 ) -> str:
     """Upload a world and its card to the repository OWNER/NAME, made if need be; gives its address.
 
-    Args are those of `save_pretrained`, and `private` and `token` those of huggingface_hub.
+    `evaluation` and `fidelity` are those of `save_pretrained`; `private` and `token` those of
+    huggingface_hub.
 
     Raises:
         WeightsError: a weight is not finite, or the Hub refuses or cannot be reached.
     """
     hub = _huggingface_hub()
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            save_pretrained(world, folder, evaluation=evaluation, fidelity=fidelity)
+    with tempfile.TemporaryDirectory() as folder:
+        save_pretrained(world, folder, name=repo_id, evaluation=evaluation, fidelity=fidelity)
+        try:
             api = hub.HfApi(token=token)
-            api.create_repo(repo_id, private=private, exist_ok=True)
-            return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
-    except (OSError, ValueError, hub.errors.HfHubHTTPError) as error:
-        if isinstance(error, WeightsError):
-            raise
-        raise WeightsError(
-            f"{repo_id!r} cannot be uploaded ({error}). Log in with `hf auth login`, and look "
-            "whether HF_HUB_OFFLINE is set; save_pretrained writes the same into a folder."
-        ) from error
+            address = api.create_repo(repo_id, private=private, exist_ok=True)
+            api.upload_folder(repo_id=repo_id, folder_path=folder)
+        except Exception as error:  # errors of the network differ from version to version
+            raise WeightsError(
+                f"{repo_id!r} cannot be uploaded ({error}). Log in with `hf auth login`, and look "
+                "whether HF_HUB_OFFLINE is set; save_pretrained writes the same into a folder."
+            ) from error
+    return str(address)
 
 
 def from_pretrained(
@@ -81,14 +83,15 @@ def from_pretrained(
 ) -> WorldModel:
     """Load a world from the repository OWNER/NAME, or from a folder of `save_pretrained`.
 
+    A folder that is there comes first, unless a `revision` (branch, tag or commit) is asked for.
+
     Raises:
         WeightsError: it cannot be fetched, or is not a world.
     """
-    folder = Path(repo_id_or_folder)
-    if folder.is_dir():
-        return load_world(folder / WORLD_FILE)
+    if revision is None and Path(repo_id_or_folder).is_dir():
+        return load_world(Path(repo_id_or_folder) / WORLD_FILE)
     at = f"@{revision}" if revision else ""
-    return load_world(f"{HUB_SCHEME}{repo_id_or_folder}{at}")
+    return load_world(f"{HUB_SCHEME}{str(repo_id_or_folder).removeprefix(HUB_SCHEME)}{at}")
 
 
 def fetch(address: str) -> Path:
@@ -101,16 +104,17 @@ def fetch(address: str) -> Path:
     repo_id, _, revision = address.removeprefix(HUB_SCHEME).partition("@")
     try:
         return Path(hub.hf_hub_download(repo_id, WORLD_FILE, revision=revision or None))
-    except (OSError, ValueError, hub.errors.HfHubHTTPError) as error:
+    except Exception as error:  # errors of the network differ from version to version
         raise WeightsError(
             f"{address} cannot be fetched ({error}). Expected hf://OWNER/NAME or "
-            f"hf://OWNER/NAME@REVISION of a repository that holds {WORLD_FILE}; offline, one that "
-            "was fetched before."
+            f"hf://OWNER/NAME@REVISION of a repository that holds {WORLD_FILE}, or, without hf://, "
+            "a folder that is there; offline, a repository that was fetched before."
         ) from error
 
 
 def model_card(
     world: WorldModel,
+    name: str = "OWNER/NAME",
     evaluation: Evaluation | None = None,
     fidelity: Fidelity | None = None,
 ) -> str:
@@ -128,7 +132,7 @@ def model_card(
             "",
             "```python",
             "import gymnasium as gym, wm_env",
-            'env = gym.make("DreamCarRacing-v0", world_model="hf://OWNER/NAME")  # this repository',
+            f'env = gym.make("DreamCarRacing-v0", world_model="hf://{name}")',
             "```",
             "",
             "## Score",
@@ -155,9 +159,9 @@ def _table(figures: dict[str, float]) -> str:
 def _huggingface_hub() -> Any:
     try:
         import huggingface_hub
-        import huggingface_hub.errors
     except ImportError as error:
         raise WeightsError(
-            f"the Hugging Face Hub needs huggingface_hub ({error}): `uv sync --extra hub`."
+            f"the Hugging Face Hub needs huggingface_hub ({error}): `uv sync --extra hub`; "
+            "elsewhere `pip install huggingface-hub`."
         ) from error
     return huggingface_hub

@@ -74,8 +74,7 @@ class Attempts:
             raise JobLostError(
                 index,
                 f"its worker was lost {len(reasons)} times ({'; '.join(reasons)}). Run it again, "
-                "with fewer processes if memory ran out. A script that starts workers needs the "
-                "guard `if __name__ == '__main__':`.",
+                "with fewer processes if memory ran out.",
             )
         return Lost(index, reason)
 

@@ -81,11 +81,11 @@ def _drive(task: bytes, seed: int) -> Generator[int, None, Episode]:
     while not over:
         try:
             action = act(policy, policy_params, observation, key, np.asarray(length))
+            observation, reward, terminated, truncated, info = env.step(action)
         except Exception as error:
             raise EvaluationError(
                 f"the episode of seed {seed} failed: {type(error).__name__}: {error}"
             ) from error
-        observation, reward, terminated, truncated, info = env.step(action)
         ret, length, over = ret + float(reward), length + 1, terminated or truncated
         if time.monotonic() - told > 1.0:
             told = time.monotonic()

@@ -6,6 +6,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from wm_env.gym_env import FPS
 from wm_env.gym_vector import DreamCarRacingVectorEnv
 
 try:
@@ -40,12 +41,13 @@ class DreamVecEnv(VecEnv):
         super().__init__(
             num_envs, self.dreams.single_observation_space, self.dreams.single_action_space
         )
+        self.metadata |= {"render_fps": FPS}
 
     def reset(self) -> np.ndarray:
         """Begin an episode in every lane, of the seeds and options that were set before, if any.
 
         Raises:
-            ValueError: options that differ from lane to lane.
+            ValueError: options of `set_options` that were a list, or that a dream does not know.
         """
         seeds = [seed for seed in self._seeds if seed is not None] or None
         options = self._options[0]
@@ -65,7 +67,12 @@ class DreamVecEnv(VecEnv):
         self._actions = actions
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """Dream one frame in every lane."""
+        """Dream one frame in every lane: observations [lane, ...], rewards, dones, infos [lane].
+
+        Raises:
+            ResetNeeded: before the first reset.
+            InvalidAction: wrong shape, not finite, or no such discrete action.
+        """
         observations, rewards, terminated, truncated, infos = self.dreams.step(self._actions)
         dones = terminated | truncated
         told = _by_lane(infos)

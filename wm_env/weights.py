@@ -61,8 +61,8 @@ def load_world(path_or_shipped_name: str | os.PathLike = "carracing") -> WorldMo
     """Read a world as float32: from a file, a shipped one by its name, or hf://OWNER/NAME.
 
     Raises:
-        WeightsError: the file is missing, damaged, foreign, of another kind or version, or its
-            tensors do not fit its config.
+        WeightsError: it cannot be fetched; or the file is missing, damaged, foreign, of another
+            kind or version, or its tensors do not fit its config.
     """
     path = _resolve(path_or_shipped_name)
     tensors, config, provenance = _read(path, kind="world")
@@ -205,7 +205,8 @@ def _resolve(path_or_shipped_name: str | os.PathLike) -> Path:
         return shipped
     raise WeightsError(
         f"no weights at {str(path_or_shipped_name)!r}: neither a file nor the name of shipped "
-        f"weights, which are {shipped_names()}. Give the path of a {_SUFFIX} file, or make it: "
+        f"weights, which are {shipped_names()}. Give the path of a {_SUFFIX} file, or the address "
+        "hf://OWNER/NAME of a world on the Hugging Face Hub, or make it: "
         "python -m training memory writes a world, evolve a controller."
     )
 

@@ -4,6 +4,7 @@ import contextlib
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ class WorkerProcess:
         context = get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self._process: Any = context.Process(target=_live, args=(theirs,), daemon=True)
-        with _environment():
+        with _environment(), _without_main():
             self._process.start()
         # Only the child may hold its end: thus its death closes the pipe.
         theirs.close()
@@ -126,3 +127,20 @@ def _environment() -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Keep processes that begin meanwhile from running the caller's script: all is sent to them.
+
+    They would otherwise import it as their own main module, and do again what stands at its top.
+    """
+    main = sys.modules["__main__"]
+    told = {name: getattr(main, name, None) for name in ("__spec__", "__file__")}
+    for name in told:
+        setattr(main, name, None)
+    try:
+        yield
+    finally:
+        for name, value in told.items():
+            setattr(main, name, value)

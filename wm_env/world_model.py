@@ -3,7 +3,6 @@
 Source: Ha & Schmidhuber 2018, "World models", section 2 and appendix A.
 """
 
-import importlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -110,24 +109,50 @@ class WorldModel(eqx.Module):
             )
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write this world to a file: `wm_env.save_world`."""
-        _module("weights").save_world(self, path)
+        """Write this world to a file, in float16; `wm_env.save_world` has more options.
+
+        Raises:
+            WeightsError: a weight is not finite, or overflows float16.
+        """
+        from wm_env.weights import save_world  # which imports this module, as the next ones do
+
+        save_world(self, path)
 
     @staticmethod
     def load(path_or_shipped_name: str | os.PathLike = "carracing") -> "WorldModel":
-        """Read a world: `wm_env.load_world`."""
-        return _module("weights").load_world(path_or_shipped_name)
+        """Read a world, as `wm_env.load_world` does.
+
+        Raises:
+            WeightsError: there is none, or it is damaged.
+        """
+        from wm_env.weights import load_world
+
+        return load_world(path_or_shipped_name)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Upload this world and its card to the Hugging Face Hub: `wm_env.hub.push_to_hub`."""
-        return _module("hub").push_to_hub(self, repo_id, **options)
+        """Upload this world with a card to the Hugging Face Hub; gives the address.
+
+        `options` are those of `wm_env.hub.push_to_hub`: evaluation, fidelity, private and token.
+
+        Raises:
+            WeightsError: the Hub refuses or cannot be reached, or huggingface_hub is not installed.
+        """
+        from wm_env.hub import push_to_hub
+
+        return push_to_hub(self, repo_id, **options)
 
     @staticmethod
     def from_pretrained(
         repo_id_or_folder: str | os.PathLike, *, revision: str | None = None
     ) -> "WorldModel":
-        """Read a world from the Hub or a local copy: `wm_env.hub.from_pretrained`."""
-        return _module("hub").from_pretrained(repo_id_or_folder, revision=revision)
+        """Read a world from the Hugging Face Hub, OWNER/NAME, or from a local copy of such.
+
+        Raises:
+            WeightsError: it cannot be fetched, or is not a world.
+        """
+        from wm_env.hub import from_pretrained
+
+        return from_pretrained(repo_id_or_folder, revision=revision)
 
     @property
     def latent_size(self) -> int:
@@ -188,8 +213,3 @@ class WorldModel(eqx.Module):
 
         carry, _ = jax.lax.scan(body, self.mdn_rnn.initial_carry(), (z[:-1], actions))
         return carry
-
-
-def _module(name: str) -> Any:
-    """A module of ours that imports this one."""
-    return importlib.import_module(f"wm_env.{name}")

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import gymnasium as gym
 import numpy as np
 import tyro
+from gymnasium.vector import AutoresetMode, VectorEnv
 
 import wm_env
 from agents.third_party.extras import Extra
 
 with Extra("sb3"):
     import torch
-    from torch import nn
-    from torch.distributions import Normal
+    from torch import distributions, nn
 
 
 @dataclass(frozen=True)
@@ -23,58 +23,58 @@ class Config:
     steps: int = 1_000_000  # of all lanes together
     lanes: int = 64
     seed: int = 0
-    episodes: int = 4  # real tracks driven at the end, seeds 0, 1, ...
 
 
-def train(config: Config, envs: gym.vector.VectorEnv, watch: Callable | None = None) -> Callable:
+def train(config: Config, envs: VectorEnv, watch: Callable = lambda *_: None) -> Callable:
     """Learn; gives the policy, observation -> action. `watch(step, policy)` sees every update."""
     torch.manual_seed(config.seed)
-    spaces = envs.single_observation_space, envs.single_action_space
-    inputs, outputs = (int(np.prod(space.shape or ())) for space in spaces)
+    seen = torch.as_tensor(envs.reset(seed=config.seed)[0])
+    inputs, outputs = seen.shape[1], envs.action_space.sample().shape[1]
     actor = nn.Sequential(nn.Linear(inputs, 64), nn.Tanh(), nn.Linear(64, outputs))
     critic = nn.Sequential(nn.Linear(inputs, 64), nn.Tanh(), nn.Linear(64, 1), nn.Flatten(0))
     log_std = nn.Parameter(torch.full((outputs,), -0.5))
-    weights = [*actor.parameters(), *critic.parameters(), log_std]
-    optimizer = torch.optim.Adam(weights, lr=3e-4, eps=1e-5)
+    optimizer = torch.optim.Adam([*actor.parameters(), *critic.parameters(), log_std], lr=3e-4)
 
-    @torch.no_grad()
     def policy(observation: np.ndarray) -> np.ndarray:
-        return actor(torch.as_tensor(observation)).numpy()
+        return actor(torch.as_tensor(observation)).detach().numpy()
 
-    seen = torch.as_tensor(envs.reset(seed=config.seed)[0])
-    for step in range(0, config.steps, 32 * config.lanes):
+    horizon, over = 2048 // config.lanes, np.zeros(config.lanes, bool)  # 2,048 frames an update
+    for step in range(0, config.steps, horizon * config.lanes):
         frames = []
-        for _ in range(32):
-            with torch.no_grad():
-                choice = Normal(actor(seen), log_std.exp())
-                action, value = choice.sample(), critic(seen)
-            after, reward, terminated, truncated, _ = envs.step(action.numpy())
-            before, goes_on = choice.log_prob(action).sum(-1), ~(terminated | truncated)
-            told = torch.tensor(np.stack([0.1 * reward, goes_on]), dtype=torch.float32)
-            frames.append((seen, action, before, value, *told))
+        for _ in range(horizon):
+            choice = distributions.Normal(actor(seen).detach(), log_std.detach().exp())
+            action, value = choice.sample(), critic(seen).detach()
+            kept = ~over | (envs.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP)
+            after, reward, terminated, truncated, infos = envs.step(action.numpy())
+            over, reward = terminated | truncated, 0.1 * reward
+            if truncated.any():  # a time limit is no end: what would have come is worth something
+                last = np.stack(infos.get("final_obs", after)[truncated])
+                reward[truncated] += 0.99 * critic(torch.as_tensor(last)).detach().numpy()
+            told = torch.tensor(np.stack([reward, ~over, kept]), dtype=torch.float32)
+            frames.append((seen, action, choice.log_prob(action).sum(-1), value, *told))
             seen = torch.as_tensor(after)
         gain, gains, next_value = torch.zeros(config.lanes), [], critic(seen).detach()
-        for *_, value, reward, goes_on in reversed(frames):  # generalised advantages
+        for *_, value, reward, goes_on, _ in reversed(frames):  # generalised advantages
             gain = reward - value + 0.99 * goes_on * (next_value + 0.95 * gain)
             gains, next_value = [gain, *gains], value
-        batch = [torch.cat(one) for one in (*list(zip(*frames, strict=True))[:4], gains)]
+        *columns, _, _, kept = map(torch.cat, zip(*frames, strict=True))
+        batch = [column[kept.bool()] for column in (*columns, torch.cat(gains))]
         for _ in range(5):
             for rows in torch.randperm(len(batch[0])).split(512):
-                observation, action, before, value, gain = (column[rows] for column in batch)
-                log_prob = Normal(actor(observation), log_std.exp()).log_prob(action).sum(-1)
-                ratio, scaled = (log_prob - before).exp(), (gain - gain.mean()) / gain.std()
+                now, action, before, value, gain = (column[rows] for column in batch)
+                choice = distributions.Normal(actor(now), log_std.exp())
+                ratio = (choice.log_prob(action).sum(-1) - before).exp()
+                scaled = (gain - gain.mean()) / gain.std()
                 objective = torch.min(ratio * scaled, ratio.clamp(0.8, 1.2) * scaled).mean()
-                loss = 0.5 * (critic(observation) - value - gain).square().mean() - objective
+                loss = 0.5 * (critic(now) - value - gain).square().mean() - objective
                 optimizer.zero_grad()
                 loss.backward()
-                nn.utils.clip_grad_norm_(weights, 0.5)
                 optimizer.step()
-        if watch:
-            watch(step + 32 * config.lanes, policy)
+        watch(step + horizon * config.lanes, policy)
     return policy
 
 
 if __name__ == "__main__":
     config = tyro.cli(Config)
     envs = gym.make_vec("wm_env:DreamCarRacing-v0", config.lanes)
-    print(wm_env.evaluate(train(config, envs), seeds=range(config.episodes)).summary())
+    print(wm_env.evaluate(train(config, envs), seeds=range(4)).summary())

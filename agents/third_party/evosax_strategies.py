@@ -51,7 +51,7 @@ def train(config: Config) -> LinearController:
         settings = settings.replace(std_init=0.1)
 
     @jax.jit
-    def generation(state: Any, key: jax.Array) -> tuple[Any, jax.Array]:
+    def generation(state: Any, params: Any, key: jax.Array) -> tuple[Any, jax.Array]:
         key_ask, key_dreams, key_tell = jax.random.split(key, 3)
         keys = jax.random.split(key_dreams, config.dreams)
         population, state = strategy.ask(key_ask, state, settings)
@@ -65,10 +65,10 @@ def train(config: Config) -> LinearController:
         state, _ = strategy.tell(key_tell, population, -returns, state, settings)  # it minimises
         return state, returns.mean()
 
-    key = jax.random.key(config.seed)
-    state = strategy.init(key, LinearController.zeros(), settings)
+    key_init, key = jax.random.split(jax.random.key(config.seed))
+    state = strategy.init(key_init, LinearController.zeros(), settings)
     for number in range(1, config.generations + 1):
-        state, mean = generation(state, jax.random.fold_in(key, number))
+        state, mean = generation(state, params, jax.random.fold_in(key, number))
         print(f"generation {number}: mean dreamt return {float(mean):.1f}", flush=True)
     return strategy.get_mean(state)
 

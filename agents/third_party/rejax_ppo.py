@@ -28,6 +28,13 @@ class Config:
     episodes: int = 4  # real tracks driven at the end, seeds 0, 1, ...
 
 
+class Legacy(LegacyStepAPIWrapper):
+    """Stays one: rejax copies its arguments, which gymnax's wrapper does not survive."""
+
+    def __deepcopy__(self, memo: dict) -> "Legacy":
+        return self
+
+
 def train(config: Config) -> tuple[Callable, Any, jax.Array]:
     """Learn in the dream.
 
@@ -35,24 +42,24 @@ def train(config: Config) -> tuple[Callable, Any, jax.Array]:
     of seeds), and their dreamt returns, [seed, evaluation, episode]: at the start and at the end.
     """
     env, params = gymnax.make("DreamCarRacing-v0")
+    sizes = {"num_envs": 64, "num_steps": 32, "num_minibatches": 4, "num_epochs": 5}
     algorithm = rejax.PPO.create(
-        env=LegacyStepAPIWrapper(env),
+        env=Legacy(env),
         env_params=params,
         total_timesteps=config.steps,
         eval_freq=config.steps,
-        num_envs=64,
-        num_steps=32,
-        num_minibatches=4,
-        num_epochs=5,
-        learning_rate=3e-4,
         normalize_rewards=True,
+        **sizes,
     )
     keys = jax.random.split(jax.random.key(0), config.seeds)
     trained, (_, returns) = jax.jit(jax.vmap(algorithm.train))(keys)
     actor = algorithm.actor  # not the algorithm, which holds the dream
 
     def policy(agent: Any, observation: jax.Array, key: jax.Array) -> jax.Array:
-        return actor.apply(agent, observation[None], key, method="act")[0]
+        mean = actor.apply(
+            agent, observation[None], method=lambda me, seen: me._action_dist(seen).mean()
+        )
+        return mean[0]
 
     return policy, trained.actor_ts.params, returns
 

@@ -57,7 +57,7 @@ def train(config: Config) -> Callable[[np.ndarray], np.ndarray]:
     learner = getattr(sb3, config.algorithm)
     model = learner(kind, envs, seed=config.seed, verbose=1, **SETTINGS[config.algorithm])
     model.learn(config.steps)
-    policy = model.policy  # not the model, which holds the dreams
+    policy = model.policy.to("cpu")  # not the model, which holds the dreams
     return lambda observation: policy.predict(observation, deterministic=True)[0]
 
 

@@ -50,9 +50,11 @@ def train(config: Config) -> Callable[[np.ndarray], np.ndarray]:
     loss_of = ClipPPOLoss(actor, critic, entropy_coeff=0.0)
     advantage = GAE(gamma=0.99, lmbda=0.95, value_network=critic)
     optimizer = torch.optim.Adam(loss_of.parameters(), lr=3e-4)
-    size, fixed = 32 * config.lanes, {"auto_register_policy_transforms": False}
-    collector = Collector(dreams, actor, frames_per_batch=size, **fixed)
-    for data in islice(collector, config.steps // size):
+    size = 32 * config.lanes
+    collector = Collector(
+        dreams, actor, frames_per_batch=size, auto_register_policy_transforms=False
+    )
+    for data in islice(collector, -(-config.steps // size)):
         data["next", "reward"] *= 0.1
         with torch.no_grad():
             advantage(data)

@@ -3,10 +3,12 @@
 import json
 import math
 import multiprocessing
-import operator
 import os
+import subprocess
+import sys
 import threading
 from contextlib import closing
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -130,8 +132,35 @@ def test_envpool_scores_the_same_alone_and_among_others(drive):
 
 
 def test_a_policy_that_fails_is_told_with_its_seed(world):
-    with pytest.raises(EvaluationError, match="seed 9 failed: TypeError"):
-        evaluate(operator.add, 1.0, seeds=[9], world_model=world, progress=False)
+    with pytest.raises(EvaluationError, match="seed 9 failed: ZeroDivisionError"):
+        evaluate(lambda *_: 1 / 0, 1.0, seeds=[9], world_model=world, progress=False)
+    with pytest.raises(EvaluationError, match=r"seed 9 failed: InvalidAction: .* \(1, 3\)"):
+        evaluate(lambda _: np.zeros((1, 3)), seeds=[9], world_model=world, progress=False)
+
+
+@pytest.mark.parametrize("params", [(), (1.0,)])
+def test_a_policy_of_other_arguments_is_refused_at_once(world, params):
+    policy = (lambda observation: None) if params else linear_policy
+    with pytest.raises(ValueError, match=r"expected policy\(policy_params, observation, key\)"):
+        evaluate(policy, *params, seeds=[9], world_model=world, progress=False)
+
+
+def test_a_script_need_not_guard_itself_against_its_workers(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import numpy as np\n"
+        "import wm_env\n"
+        "print('begun')\n"
+        "drive = lambda seen: np.array([0.0, 1.0, 0.0])\n"
+        "told = wm_env.evaluate(drive, seeds=[0, 1], max_episode_steps=5, progress=False)\n"
+        "print(told.lengths)\n"
+    )
+    root = str(Path(__file__).parents[2])
+    environment = {**os.environ, "PYTHONPATH": root}
+    told = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, env=environment, cwd=tmp_path
+    )
+    assert told.stdout == "begun\n(5, 5)\n", told.stderr
 
 
 class Deadly:

@@ -91,22 +91,37 @@ def test_an_upload_is_the_world_and_its_card(world, monkeypatch):
 
         def create_repo(self, repo_id, *, private, exist_ok):
             sent["repository"] = repo_id, private, exist_ok
+            return f"https://huggingface.co/{repo_id}"
 
         def upload_folder(self, *, repo_id, folder_path):
             sent["files"] = sorted(path.name for path in Path(folder_path).iterdir())
             sent["world"] = wm_env.load_world(Path(folder_path) / "world.safetensors")
-            return f"https://huggingface.co/{repo_id}"
+            sent["card"] = (Path(folder_path) / "README.md").read_text()
 
     monkeypatch.setattr(hub, "HfApi", Api)
     address = world.push_to_hub("someone/a-world", private=True, token="secret")
     assert address == "https://huggingface.co/someone/a-world"
     assert sent["repository"] == ("someone/a-world", True, True) and sent["token"] == "secret"
+    assert 'world_model="hf://someone/a-world"' in sent["card"]
     assert sent["files"] == ["README.md", "world.safetensors"] and same(sent["world"], world)
 
 
 def test_an_upload_without_a_network_fails_in_words(world, offline):
     with pytest.raises(WeightsError, match="'someone/a-world' cannot be uploaded .*HF_HUB_OFFLINE"):
         push_to_hub(world, "someone/a-world")
+
+
+def test_an_upload_to_where_nobody_answers_fails_in_words(world, monkeypatch):
+    monkeypatch.setattr(hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(WeightsError, match="'someone/a-world' cannot be uploaded"):
+        push_to_hub(world, "someone/a-world")
+
+
+def test_addresses_may_have_their_scheme_and_folders_must_be_there(world, offline, tmp_path):
+    fetched_before(offline, world)
+    assert same(wm_env.WorldModel.from_pretrained("hf://someone/a-world"), world)
+    with pytest.raises(WeightsError, match="a folder that is there"):
+        wm_env.WorldModel.from_pretrained(str(tmp_path / "nowhere"))
 
 
 def test_a_world_saves_and_loads_itself(world, tmp_path):

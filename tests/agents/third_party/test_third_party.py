@@ -33,6 +33,11 @@ def dreamt(policy, *params, **options):
     return wm_env.evaluate(policy, *params, progress=False, **fixed, **options)
 
 
+def _doubt(before, after):
+    """About a standard error of the difference; by chance three seeds beat it 1 time in 250."""
+    return np.hypot(before.ci95, after.ci95) / 2
+
+
 def assert_drives(policy, *params, **options):
     """The policy goes to the real car as it is."""
     fixed = {"seeds": [0, 1], "max_episode_steps": 60, "progress": False}
@@ -48,7 +53,7 @@ def assert_learns(train, **options):
         policy = train(None, seed)
         after = dreamt(policy, **options)
         print(f"seed {seed}: {before.mean:.1f} untrained, {after.mean:.1f} trained")
-        assert after.mean > before.mean + np.hypot(before.ci95, after.ci95)
+        assert after.mean > before.mean + _doubt(before, after)
     assert_drives(policy, **options)
 
 
@@ -117,12 +122,12 @@ def test_a_strategy_of_evosax_learns(strategy):
     before = dreamt(linear_policy, LinearController.zeros())
     for seed in range(3):
         config = one.Config(
-            strategy, generations=12, population=64, dreams=4, frames=FRAMES, seed=seed
+            strategy, generations=15, population=64, dreams=8, frames=FRAMES, seed=seed
         )
         controller = one.train(config)
         after = dreamt(linear_policy, controller)
         print(f"seed {seed}: {before.mean:.1f} untrained, {after.mean:.1f} trained")
-        assert after.mean > before.mean + np.hypot(before.ci95, after.ci95)
+        assert after.mean > before.mean + _doubt(before, after)
     assert_drives(linear_policy, controller)
 
 
