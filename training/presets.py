@@ -70,7 +70,8 @@ class Preset:
 
 
 # From nothing to a driving controller in some hours on two cores: the recipe that the shipped
-# world's own stages, which its metadata lists, ended with. Not yet run from beginning to end.
+# world's own stages, which its metadata lists, ended with. Not yet as good in one go, as
+# docs/results.md tells.
 LAPTOP = Preset(memory=MemoryConfig(mdn_rnn=MDNRNNConfig(dropout=0.05)))
 
 # The whole path in minutes, to see that it works: nothing that it makes can drive.
