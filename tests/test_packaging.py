@@ -38,7 +38,9 @@ def _imported_distributions(package: str) -> set[str]:
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 modules.add(node.module.split(".")[0])
     foreign = modules - OUR_PACKAGES - sys.stdlib_module_names
-    owners = {"upath": ["universal-pathlib"], **packages_distributions()}  # PIL is of pillow
+    # Those that may not be installed here are told; PIL is of pillow.
+    told = {"upath": ["universal-pathlib"], "sbx": ["sbx-rl"]}
+    owners = {**told, **packages_distributions()}
     return {canonicalize_name(name) for module in foreign for name in owners.get(module, [module])}
 
 
