@@ -116,7 +116,7 @@ def test_rejax_learns():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["OpenES", "SepCMAES", "PGPE", "CMAES"])
+@pytest.mark.parametrize("strategy", ["OpenES", "SepCMAES", "PGPE"])
 def test_a_strategy_of_evosax_learns(strategy):
     one = example("evosax_strategies")
     before = dreamt(linear_policy, LinearController.zeros())
