@@ -135,12 +135,10 @@ def _without_main() -> Iterator[None]:
 
     They would otherwise import it as their own main module, and do again what stands at its top.
     """
-    main = sys.modules["__main__"]
-    told = {name: getattr(main, name, None) for name in ("__spec__", "__file__")}
-    for name in told:
-        setattr(main, name, None)
+    main = vars(sys.modules["__main__"])
+    told = {name: main[name] for name in ("__spec__", "__file__") if name in main}
+    main.update(dict.fromkeys(told))
     try:
         yield
     finally:
-        for name, value in told.items():
-            setattr(main, name, value)
+        main.update(told)
