@@ -1,6 +1,7 @@
 """Strict numerics, run-time shape checks, and a world that needs no training."""
 
 import os
+import signal
 import tempfile
 
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
@@ -10,6 +11,9 @@ import equinox as eqx
 import jax
 import pytest
 from jaxtyping import install_import_hook
+
+# A job in the background is started with Ctrl-C ignored, and so would be what tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before any module of ours is imported: every annotated shape is checked while the tests run.
 # The tower: where a float is asked for an int will do (PEP 484).
