@@ -133,7 +133,7 @@ class Windows(NamedTuple):
     """A batch of windows for M, b windows of t steps; `weight` is 0 in padding and burn-in, else 1.
 
     z [b, t + 1, z]: the latents before and after each step; log_sigma the same, V's uncertainty of
-    them. track_tiles [b]: how many tiles the window's track has. tiles and off_field [b, t] are those
+    them. track_tiles [b]: how many tiles the window's track has. tiles and off_field [b, t]: those
     of `EpisodeLatents`.
     """
 

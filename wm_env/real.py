@@ -1,8 +1,8 @@
 """The real CarRacing-v3 as a driver from the dream knows it: the same observations and actions.
 
 The wrappers keep V's latent and M's carry beside the real frames, so a policy moves across
-unchanged. Another task's environment is wrapped alike. At time t the agent sees (z_t, h_t); its a_t goes to the car and, with z_t, into the
-carry; then V sees the next frame.
+unchanged. At time t the agent sees (z_t, h_t); its a_t goes to the car and, with z_t, into the
+carry; then V sees the next frame. The environments of other tasks are wrapped alike.
 """
 
 import os

@@ -28,8 +28,8 @@ def memory_pictures(
     """Write M's pictures of held-out episodes into a folder.
 
     `dreams.png`, `tiles.png` and a `debug_grid-DRIVER.png` of `drives` of them, each of another
-    driver where possible; `calibration.png` of at most `episodes`. The last two are of tiles, and
-    a task without has none.
+    drive where possible; `calibration.png` of at most `episodes`. The last two are of tiles: a task
+    without has none, and `returns.png` instead of `tiles.png`.
 
     Raises:
         StoreError: the latents are of other shards, none is held out, or a file is damaged.
@@ -38,7 +38,8 @@ def memory_pictures(
     world = world_of(vae, mdn_rnn, task)
     shown = held_out_drives(shards, latent_shards, drives)
     open_loop_dreams(world, shown, out / "dreams.png")
-    tiles_along(world, [drive.episode for drive in shown], out / "tiles.png")
+    name = "tiles.png" if task.pays_tiles else "returns.png"
+    tiles_along(world, [drive.episode for drive in shown], out / name)
     if not task.pays_tiles:
         return
     for drive in shown:
