@@ -124,6 +124,7 @@ def _check(config: AnalyticConfig) -> None:
 
 def _dreams(config: AnalyticConfig, world: WorldModel) -> DreamParams:
     return dream_params(
+        CAR_RACING,
         world_model=world,
         temperature=config.temperature,
         dropout=config.dropout,

@@ -27,8 +27,11 @@ def drive(
     lanes, told = len(plan.seeds), time.monotonic()
     task, options = config.task, plan.driver_options(config)
     driver = make_driver(plan.driver, lanes, plan.seeds[0], task=task, **options)
-    made = {"backend": config.backend, "max_episode_steps": config.max_steps, "threads": 1}
-    with closing(make_simulator_vector(task, lanes, **made)) as env:
+    with closing(
+        make_simulator_vector(
+            task, lanes, backend=config.backend, max_episode_steps=config.max_steps, threads=1
+        )
+    ) as env:
         frames, _ = env.reset(seed=list(plan.seeds))  # pyright: ignore[reportArgumentType]
         images = _image_memory(lanes, config.max_steps + 1)
         actions = np.empty((config.max_steps, lanes, task.action_size), np.float32)

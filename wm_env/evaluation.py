@@ -156,10 +156,9 @@ def evaluate(
             "environment of Gymnasium only."
         )
     sees_pixels = observation == "pixels" and env == "real"
-    world = None if sees_pixels and world_model is None else world_for(None, world_model)
-    task = CAR_RACING if world is None else world.task
+    told = None if sees_pixels and world_model is None else world_for(None, world_model)
+    task, world = CAR_RACING if told is None else told.task, None if sees_pixels else told
     check_backend(backend, task)
-    world: Any = None if sees_pixels else world
     options = {
         "observation": observation,
         "continuous": continuous,

@@ -132,7 +132,6 @@ CAR_RACING = Task(
         (0.0, 0.2, 0.0),  # gas
         (0.0, 0.0, 0.8),  # brake
     ),
-    options=(("continuous", True),),
     symmetric=True,
     backends=("gymnasium", "envpool"),
     world="carracing",

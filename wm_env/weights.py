@@ -179,12 +179,20 @@ def checksum_of(path_or_shipped_name: str | os.PathLike) -> str:
     Raises:
         WeightsError: there is no such file, or it is none of ours.
     """
+    return _header(_resolve(path_or_shipped_name), "checksum")
+
+
+def task_of(path_or_shipped_name: str | os.PathLike) -> Task:
+    """The task that a world's file names, without reading the weights.
+
+    Raises:
+        WeightsError: there is no such file, or it is none of ours, or its task is unknown.
+    """
     path = _resolve(path_or_shipped_name)
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            return (file.metadata() or {})["checksum"]
-    except (safetensors.SafetensorError, KeyError, OSError) as error:
-        raise WeightsError(f"{path}: not a file of weights ({error!r}).") from error
+        return marked(json.loads(_header(path, "config")))
+    except ValueError as error:
+        raise WeightsError(f"{path}: no world that can be used ({error}).") from error
 
 
 def digest_of(tree: Any, *, salt: bytes = b"") -> str:
@@ -263,6 +271,15 @@ def _resolve(path_or_shipped_name: str | os.PathLike) -> Path:
         "hf://OWNER/NAME of a world on the Hugging Face Hub, or make it: "
         "python -m training memory writes a world, evolve a controller."
     )
+
+
+def _header(path: Path, field: str) -> str:
+    """One of the fields of a file's header."""
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return (file.metadata() or {})[field]
+    except (safetensors.SafetensorError, KeyError, OSError) as error:
+        raise WeightsError(f"{path}: not a file of weights ({error!r}).") from error
 
 
 def _checksum(tensors: Mapping[str, np.ndarray]) -> str:

@@ -46,7 +46,7 @@ def test_tasks_and_registered_dreams_name_each_other():
         assert gym.spec(dream.id).reward_threshold == real.reward_threshold
 
 
-@pytest.mark.parametrize("task", TASKS.values(), ids=str)
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 def test_a_task_has_the_action_space_and_frames_of_its_environment(task):
     env = make_simulator(task)
     np.testing.assert_array_equal(env.action_space.low, task.low)
