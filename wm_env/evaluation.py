@@ -157,7 +157,8 @@ def evaluate(
         )
     sees_pixels = observation == "pixels" and env == "real"
     told = None if sees_pixels and world_model is None else world_for(None, world_model)
-    task, world = CAR_RACING if told is None else told.task, None if sees_pixels else told
+    task = CAR_RACING if told is None else told.task
+    world: Any = None if sees_pixels else told
     check_backend(backend, task)
     options = {
         "observation": observation,
