@@ -16,7 +16,6 @@ from agents.controllers import Controller, load_controller_policy, policy_of, sa
 from agents.history import AscentHistory
 from agents.linear import LinearController
 from agents.mlp import MLPController
-from wm_env.car_racing import default_backend
 from wm_env.checkpoint import load_checkpoint, save_checkpoint
 from wm_env.dream import DreamParams
 from wm_env.evaluation import evaluate
@@ -24,7 +23,9 @@ from wm_env.gym_arguments import dream_params
 from wm_env.progress import progress_bar
 from wm_env.reward import TYPICAL_TRACK_TILES
 from wm_env.seeds import check_choosing
-from wm_env.weights import checksum_of, load_world
+from wm_env.simulator import default_backend
+from wm_env.task import CAR_RACING
+from wm_env.weights import checksum_of, world_for
 from wm_env.world_model import WorldModel
 
 # What may change when a training goes on from its checkpoint.
@@ -79,7 +80,7 @@ def run(config: AnalyticConfig) -> Path:
         CheckpointError: the checkpoint is another training's.
     """
     _check(config)
-    world = load_world(config.world)
+    world = world_for(CAR_RACING, config.world)
     params = _dreams(config, world)
     controller = _first(config, world)
     state, done = begin(controller), 0
@@ -123,6 +124,7 @@ def _check(config: AnalyticConfig) -> None:
 
 def _dreams(config: AnalyticConfig, world: WorldModel) -> DreamParams:
     return dream_params(
+        CAR_RACING,
         world_model=world,
         temperature=config.temperature,
         dropout=config.dropout,

@@ -17,9 +17,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from agents.dream_mix import DreamMix
-from wm_env.dream import ACTION_HIGH, ACTION_LOW, DreamCarRacing, DreamParams
+from wm_env.dream import DreamCarRacing, DreamParams
 from wm_env.reward import TRACK_REWARD
 from wm_env.rollouts import Policy, Rollout, Trajectory, rollout
+from wm_env.task import CAR_RACING, Task
 
 _STAGES = 5  # of a growing horizon, each of which compiles a program of its own
 _FIXED_DREAMS = 64
@@ -110,7 +111,6 @@ class Evolution:
         self._policy = policy
         self._template = controller
         self._strategy = CMA_ES(population_size=config.population, solution=controller)
-        self._env = DreamCarRacing()
         # Of several processes one evolves, and has no say over the devices of the others.
         devices = jax.local_devices()
         mesh = Mesh(np.array(devices[: math.gcd(config.population, len(devices))]), ("lanes",))
@@ -183,9 +183,8 @@ class Evolution:
     ) -> tuple[Array, Array]:
         """Return and fitness of one dream."""
         record = self.config.restlessness > 0.0
-        driven = rollout(
-            self._env, params, self._policy, controller, key, steps=steps, record=record
-        )
+        env = DreamCarRacing(task=params.world_model.task)
+        driven = rollout(env, params, self._policy, controller, key, steps=steps, record=record)
         return driven.ret, fitness(driven, params, self.config)
 
     def _fixed_return(self, controller: Any, params: DreamParams) -> Array:
@@ -199,21 +198,27 @@ class Evolution:
 
 
 def fitness(driven: Rollout, params: DreamParams, config: CMAESConfig) -> Float[Array, ""]:
-    """What an episode is worth to a search; it has a trajectory where restlessness costs."""
-    score = driven.ret
+    """What an episode is worth to a search; it has a trajectory where restlessness costs.
+
+    Raises:
+        ValueError: it is to be tiles, of a task that has none.
+    """
+    score, task = driven.ret, params.world_model.task
     if config.fitness == "tiles":
+        if not task.pays_tiles:
+            raise ValueError(f"fitness is 'tiles', but {task.id} has none; expected 'return'.")
         score = TRACK_REWARD / params.track_tiles * driven.tiles
     if driven.trajectory is None:
         return score
-    return score - config.restlessness * restlessness(driven.trajectory)
+    return score - config.restlessness * restlessness(driven.trajectory, task)
 
 
-def restlessness(trajectory: Trajectory) -> Float[Array, ""]:
+def restlessness(trajectory: Trajectory, task: Task = CAR_RACING) -> Float[Array, ""]:
     """By how much a driver's inputs change from frame to frame, on average until the episode ends.
 
     0 to 2/3 or more: the mean over steer, gas and brake, of which steer spans 2.
     """
-    clipped = jax.vmap(lambda action: jnp.clip(action, ACTION_LOW, ACTION_HIGH))
+    clipped = jax.vmap(lambda action: jnp.clip(action, task.low, task.high))
     change = jnp.abs(jnp.diff(clipped(trajectory.action), axis=0)).mean(axis=1)
     driven = trajectory.alive[1:].astype(change.dtype)
     return jnp.sum(change * driven) / jnp.maximum(jnp.sum(driven), 1.0)

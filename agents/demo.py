@@ -20,7 +20,8 @@ from wm_env.evaluation import evaluate
 from wm_env.machine import device_name
 from wm_env.progress import progress_bar
 from wm_env.rollouts import Rollout, rollout
-from wm_env.weights import load_world, write_atomically
+from wm_env.task import CAR_RACING
+from wm_env.weights import world_for, write_atomically
 from wm_env.world_model import WorldModel
 
 matplotlib.use("Agg")
@@ -62,7 +63,7 @@ def run(config: DemoConfig) -> list[Path]:
     """
     _check(config)
     begin = time.monotonic()
-    world = load_world(config.world)
+    world = world_for(CAR_RACING, config.world)
     features = world.latent_size + world.hidden_size
     controller, _ = load_linear(config.controller, features=features)
     print(f"device: {device_name()}")

@@ -104,6 +104,7 @@ def load_worlds(names: Sequence[str]) -> list[WorldModel]:
 def _sizes(world: WorldModel) -> dict[str, Any]:
     starts = world.starts
     return {
+        "task": world.task.id,
         "M": world.mdn_rnn.config,
         "first start states": len(starts.first_z),
         "middle start states": len(starts.z),

@@ -53,7 +53,9 @@ def run(config: EvaluateConfig) -> Evaluation:
     }
     world = load_world(config.world)
     features = world.latent_size + world.hidden_size
-    policy, controller, training = load_controller_policy(config.controller, features=features)
+    policy, controller, training = load_controller_policy(
+        config.controller, features=features, task=world.task
+    )
     evaluation = evaluate(
         policy,
         controller,

@@ -16,12 +16,12 @@ from agents.cma_es import CMAESConfig, Evolution
 from agents.dream_mix import DreamMix, Range, load_worlds
 from agents.history import EvolutionHistory
 from agents.linear import LinearController, linear_policy, load_linear, save_linear
-from wm_env.car_racing import default_backend
 from wm_env.checkpoint import load_checkpoint, save_checkpoint
 from wm_env.dream import DreamParams
 from wm_env.evaluation import evaluate
 from wm_env.progress import progress_bar
 from wm_env.seeds import check_choosing
+from wm_env.simulator import check_backend, default_backend
 from wm_env.weights import checksum_of
 from wm_env.world_model import WorldModel
 
@@ -99,14 +99,17 @@ def run(config: EvolveConfig) -> Path:
     those of the search so far.
 
     Raises:
-        ValueError: the configuration cannot be, or is not that of the search in `out`.
+        ValueError: the configuration cannot be, as the backend for the world's task, or is not that
+            of the search in `out`.
     """
     config.check()
     worlds = load_worlds((config.world, *config.worlds))
     features = worlds[0].latent_size + worlds[0].hidden_size
-    controller = LinearController.zeros(features)
+    task = worlds[0].task
+    controller = LinearController.zeros(features, task)
     if config.controller:
-        controller, _ = load_linear(config.controller, features=features)
+        controller, _ = load_linear(config.controller, features=features, task=task)
+    check_backend(config.backend, task)
     evolution = Evolution(controller, linear_policy, config.search)
     mix, key = _mix(worlds, config), jax.random.key(config.seed + 1)
     state, done = evolution.init(jax.random.key(config.seed)), 0

@@ -10,8 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from wm_env.linear import ACTIONS, linear_action
+from wm_env.linear import linear_action
+from wm_env.task import CAR_RACING
 from wm_env.weights import WeightsError, load_controller, save_controller
+
+ACTIONS = CAR_RACING.action_size
 
 
 class MLPController(eqx.Module):

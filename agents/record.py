@@ -14,7 +14,8 @@ from agents.moments import Watched, write_moments
 from agents.recording import Syncing, record
 from agents.telemetry import write_telemetry
 from wm_env.rollouts import Policy
-from wm_env.weights import load_world, write_atomically
+from wm_env.task import CAR_RACING
+from wm_env.weights import world_for, write_atomically
 from wm_env.world_model import WorldModel
 
 
@@ -69,7 +70,7 @@ def run(config: RecordConfig) -> list[Path]:
         WeightsError: the world or the controller cannot be loaded, or they do not fit.
     """
     _check(config)
-    world = load_world(config.world)
+    world = world_for(CAR_RACING, config.world)
     features = world.latent_size + world.hidden_size
     policy, controller, _ = load_controller_policy(config.controller, features=features)
     told = config.out / "episodes.json"

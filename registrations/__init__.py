@@ -4,19 +4,22 @@
 when somebody makes it.
 """
 
+import functools
 import importlib
 import importlib.abc
 import importlib.util
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = [
+    "DREAMS",
     "DREAM_ID",
     "GYMNASIUM_ENTRY_POINT",
     "GYMNASIUM_VECTOR_ENTRY_POINT",
     "GYMNAX_ENTRY_POINT",
     "MAX_EPISODE_STEPS",
     "REWARD_THRESHOLD",
+    "Dream",
     "register_gymnasium",
     "register_gymnax",
 ]
@@ -30,26 +33,47 @@ MAX_EPISODE_STEPS = 1000  # as CarRacing-v3
 REWARD_THRESHOLD = 900.0  # as CarRacing-v3
 
 
+class Dream(NamedTuple):
+    """A dream by its id, with the numbers of the environment that is dreamt; `task` is the id."""
+
+    id: str
+    max_episode_steps: int
+    reward_threshold: float
+    task: str | None = None  # CarRacing-v3 unless told
+
+    @property
+    def arguments(self) -> dict[str, str]:
+        """Those of the entry points."""
+        return {} if self.task is None else {"task": self.task}
+
+
+DREAMS = (
+    Dream(DREAM_ID, MAX_EPISODE_STEPS, REWARD_THRESHOLD),
+    Dream("DreamLunarLander-v0", 1000, 200.0, task="LunarLander-v3"),
+)
+
+
 def register_gymnasium() -> None:
-    """Make `gym.make(DREAM_ID)` and `gym.make_vec(DREAM_ID)` work; again changes nothing."""
+    """Make `gym.make` and `gym.make_vec` know all DREAMS; again changes nothing."""
     import gymnasium
 
-    if DREAM_ID in gymnasium.registry:
-        return
-    gymnasium.register(
-        DREAM_ID,
-        entry_point=GYMNASIUM_ENTRY_POINT,
-        vector_entry_point=GYMNASIUM_VECTOR_ENTRY_POINT,
-        max_episode_steps=MAX_EPISODE_STEPS,
-        reward_threshold=REWARD_THRESHOLD,
-    )
+    for dream in DREAMS:
+        if dream.id not in gymnasium.registry:
+            gymnasium.register(
+                dream.id,
+                entry_point=GYMNASIUM_ENTRY_POINT,
+                vector_entry_point=GYMNASIUM_VECTOR_ENTRY_POINT,
+                max_episode_steps=dream.max_episode_steps,
+                reward_threshold=dream.reward_threshold,
+                kwargs=dream.arguments,
+            )
 
 
 def register_gymnax() -> None:
-    """Make `gymnax.make(DREAM_ID)` work; calling it again changes nothing.
+    """Make `gymnax.make` know all DREAMS; calling it again changes nothing.
 
     gymnax takes seconds to import (it pulls in seaborn) and starts the device at import, so it is
-    not loaded here: when it is not there yet, the id is added at the moment somebody imports it.
+    not loaded here: when it is not there yet, the ids are added at the moment somebody imports it.
     """
     if "gymnax" in sys.modules:
         _add_to_gymnax()
@@ -59,8 +83,9 @@ def register_gymnax() -> None:
 
 def _add_to_gymnax() -> None:
     registration = importlib.import_module("gymnax.registration")
-    if DREAM_ID not in registration.registered_envs:
-        registration.register(DREAM_ID, _make_gymnax)
+    for dream in DREAMS:
+        if dream.id not in registration.registered_envs:
+            registration.register(dream.id, functools.partial(_make_gymnax, **dream.arguments))
 
 
 def _make_gymnax(**arguments: Any) -> Any:

@@ -32,12 +32,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
-def _random_world(seed=0, *, mdn_rnn=None, first=6, middle=10):
+def _random_world(seed=0, *, mdn_rnn=None, first=6, middle=10, task="CarRacing-v3"):
     """An untrained WorldModel of the paper's sizes with random start states.
 
     `mdn_rnn` replaces fields of MDNRNNConfig; `first` and `middle` are the numbers of start states.
     """
     from wm_env.mdn_rnn import MDNRNN, MDNRNNConfig
+    from wm_env.task import task_named
     from wm_env.vae import VAE, VAEConfig
     from wm_env.world_model import Metadata, StartStates, WorldModel
 
@@ -55,6 +56,7 @@ def _random_world(seed=0, *, mdn_rnn=None, first=6, middle=10):
         mdn_rnn=MDNRNN(config, key=keys[1]),
         starts=starts,
         metadata=Metadata({"data": f"none: random weights of seed {seed}"}),
+        task=task_named(task),
     )
 
 

@@ -17,7 +17,8 @@ class Stage:
     """Options of every stage."""
 
     preset: Literal["smoke", "laptop", "seed", "paper"] = "laptop"
-    out: Path | None = None  # runs/PRESET unless told
+    env: str = "CarRacing-v3"  # Gymnasium's id of a task in wm_env/task.py, as LunarLander-v3
+    out: Path | None = None  # runs/PRESET unless told, of another env runs/ENV-PRESET
     store: str | None = None  # of the shards: a folder or any URL of fsspec; OUT/data unless told
     damaged: Literal["refuse", "skip"] = "refuse"  # what to do about a damaged shard
     backend: Literal["gymnasium", "envpool"] | None = None  # EnvPool where it is installed
@@ -34,8 +35,10 @@ class Stage:
             join_hosts()
         from training import pipeline
         from training.plan import CollectConfig
+        from wm_env.task import CAR_RACING, task_named
 
-        chosen = _chosen(self.preset, numbers)
+        task = task_named(self.env)
+        chosen = _chosen(self.preset, numbers, task)
         told = {key: value for key, value in vars(self).items() if value is not None}
         names = {one.name for one in fields(CollectConfig)}
         collect = replace(chosen.collect, **{key: told[key] for key in names & set(told)})
@@ -46,12 +49,13 @@ class Stage:
             collect=collect,
             evolve=replace(chosen.evolve, backend=collect.backend),
         )
-        return getattr(pipeline, f"run_{name}")(chosen, self.out or Path("runs") / self.preset)
+        folder = self.preset if task == CAR_RACING else f"{task.id}-{self.preset}"
+        return getattr(pipeline, f"run_{name}")(chosen, self.out or Path("runs") / folder)
 
 
 @dataclass(frozen=True)
 class Collect(Stage):
-    """Drive real cars and store what they saw, did and got."""
+    """Drive real cars, or what `--env` is, and store what they saw, did and got."""
 
     # Where the preset's is not wanted:
     episodes: dict[str, int] | None = None  # by driver, as `heuristic 64 random 32`
@@ -179,11 +183,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _chosen(preset: str, numbers: Sequence[str]) -> Any:
-    """The preset of that name, with the numbers told by their paths."""
-    from training.presets import PRESETS, Preset
+def _chosen(preset: str, numbers: Sequence[str], task: Any = None) -> Any:
+    """The preset of that name, for a task or CarRacing, with the numbers told by their paths."""
+    from training.presets import Preset, preset_of
 
-    return tyro.cli(Preset, prog="python -m training", default=PRESETS[preset], args=numbers)
+    default = preset_of(preset) if task is None else preset_of(preset, task)
+    return tyro.cli(Preset, prog="python -m training", default=default, args=numbers)
 
 
 def _run(command: Any, numbers: Sequence[str]) -> None:

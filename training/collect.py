@@ -12,15 +12,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from agents.drivers import DRIVERS
+from agents.drivers import drivers_of
 from training.driving import drive
 from training.plan import CollectConfig, ShardPlan
-from training.store import clean_unfinished, shard_path
-from wm_env.car_racing import BACKENDS, provenance
+from training.store import check_task, clean_unfinished, shard_path
 from wm_env.jobs import Done, JobLostError, Progress
 from wm_env.progress import Bar, progress_bar
 from wm_env.seeds import refuse_held_out
 from wm_env.shard import Shard, read_shard, write_shard
+from wm_env.simulator import check_backend, provenance
 from wm_env.storage import StoreError, StorePath, to_path
 from wm_env.workers import run_jobs
 
@@ -44,7 +44,8 @@ def collect(
         The shards of the plan, in order.
 
     Raises:
-        ValueError: a number of the config is out of range, or a driver or back-end is unknown.
+        ValueError: a number of the config is out of range, or an environment, driver or back-end is
+            unknown.
         StoreError: a finished shard is damaged or is not of this plan, or one cannot be collected.
         WorkersError: there is no Ray cluster at that address.
     """
@@ -143,15 +144,16 @@ def _check(config: CollectConfig) -> None:
         raise ValueError(
             f"episodes is {config.episodes}; expected a number of 0 or more for each driver."
         )
-    if config.backend not in BACKENDS:
-        raise ValueError(f"backend is {config.backend!r}; expected one of {', '.join(BACKENDS)}.")
+    check_backend(config.backend, config.task)
     refuse_held_out(seed for one in config.plan() for seed in one.seeds)
-    unknown = set(config.episodes) - set(DRIVERS)
+    drivers = drivers_of(config.task)
+    unknown = set(config.episodes) - set(drivers)
     if unknown:
-        raise ValueError(f"unknown drivers {sorted(unknown)}; expected some of {sorted(DRIVERS)}.")
+        raise ValueError(f"unknown drivers {sorted(unknown)}; expected some of {sorted(drivers)}.")
 
 
 def _same_plan(shard: Shard, plan: ShardPlan, config: CollectConfig) -> Shard:
+    check_task(shard, config.task)
     found, expected = shard.manifest["provenance"].get("plan"), plan.settings(config)
     if found != expected:
         raise StoreError(
@@ -176,5 +178,5 @@ def collect_shard(
     """In a worker: drive and write a shard; yields its share that is driven, and frames so far."""
     folder, config = shared
     episodes = yield from drive(plan, config)
-    made_by = {**provenance(config.backend), "plan": plan.settings(config)}
+    made_by = {**provenance(config.backend, config.task), "plan": plan.settings(config)}
     return write_shard(shard_path(folder, plan.index), episodes, made_by)

@@ -138,7 +138,7 @@ class SpoiltPlan(ShardPlan):
         """As `ShardPlan.driver_options`, with the spoilt controller itself."""
         options = super().driver_options(config)
         if self.weight_noise:
-            controller, _ = load_linear(config.controller or "carracing_controller")
+            controller, _ = load_linear(config.controller, task=config.task)
             options["controller"] = spoil(controller, self.weight_noise, seed=self.seeds[0])
         return options
 

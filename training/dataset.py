@@ -133,7 +133,8 @@ class Windows(NamedTuple):
     """A batch of windows for M, b windows of t steps; `weight` is 0 in padding and burn-in, else 1.
 
     z [b, t + 1, z]: the latents before and after each step; log_sigma the same, V's uncertainty of
-    them. track_tiles [b]: how many tiles the window's track has.
+    them. track_tiles [b]: how many tiles the window's track has. tiles and off_field [b, t]: those
+    of `EpisodeLatents`.
     """
 
     z: np.ndarray
@@ -229,7 +230,7 @@ class WindowStream:
         out = Windows(
             z=np.zeros((batch, total + 1, size), np.float32),
             log_sigma=np.zeros((batch, total + 1, size), np.float32),
-            actions=np.zeros((batch, total, 3), np.float32),
+            actions=np.zeros((batch, total, windows[0][0].actions.shape[1]), np.float32),
             tiles=np.zeros((batch, total), np.float32),
             off_field=np.zeros((batch, total), np.float32),
             weight=np.zeros((batch, total), np.float32),

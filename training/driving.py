@@ -9,10 +9,10 @@ import numpy as np
 
 from agents.drivers import make_driver
 from training.plan import CollectConfig, ShardPlan
-from wm_env.car_racing import make_car_racing_vector
-from wm_env.preprocess import IMAGE_SHAPE, preprocess
+from wm_env.preprocess import IMAGE_SHAPE
 from wm_env.reward import recover_track_tiles
 from wm_env.shard import Episode
+from wm_env.simulator import make_simulator_vector
 
 _SIGN_SECONDS = 1.0  # between signs of life
 
@@ -25,24 +25,25 @@ def drive(
     Their images lie in memory that the process's next shard will use again.
     """
     lanes, told = len(plan.seeds), time.monotonic()
-    driver = make_driver(plan.driver, lanes, plan.seeds[0], **plan.driver_options(config))
+    task, options = config.task, plan.driver_options(config)
+    driver = make_driver(plan.driver, lanes, plan.seeds[0], task=task, **options)
     with closing(
-        make_car_racing_vector(
-            lanes, backend=config.backend, max_episode_steps=config.max_steps, threads=1
+        make_simulator_vector(
+            task, lanes, backend=config.backend, max_episode_steps=config.max_steps, threads=1
         )
     ) as env:
         frames, _ = env.reset(seed=list(plan.seeds))  # pyright: ignore[reportArgumentType]
         images = _image_memory(lanes, config.max_steps + 1)
-        actions = np.empty((config.max_steps, lanes, 3), np.float32)
+        actions = np.empty((config.max_steps, lanes, task.action_size), np.float32)
         rewards = np.empty((config.max_steps, lanes), np.float32)
         ends = np.zeros((2, lanes), bool)  # terminated, truncated
         lengths = np.zeros(lanes, np.int64)
-        images[:, 0] = preprocess(frames)
+        images[:, 0] = task.preprocess(frames)
         for step in range(config.max_steps):
             actions[step] = driver.act(frames)
             frames, rewards[step], terminated, truncated, _ = env.step(actions[step])
             running = ~ends.any(axis=0)
-            images[running, step + 1] = preprocess(frames[running])
+            images[running, step + 1] = task.preprocess(frames[running])
             lengths += running
             ends[:, running] = np.stack([terminated, truncated & ~terminated])[:, running]
             if ends.any(axis=0).all():
@@ -56,9 +57,10 @@ def drive(
             actions[:length, lane],
             rewards[:length, lane],
             terminated=bool(ends[0, lane]),
-            track_tiles=recover_track_tiles(rewards[:length, lane]),
+            track_tiles=recover_track_tiles(rewards[:length, lane]) if task.pays_tiles else 0,
             driver=plan.driver,
             seed=seed,
+            task=task,
         )
         for lane, (length, seed) in enumerate(zip(lengths.tolist(), plan.seeds, strict=True))
     ]

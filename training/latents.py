@@ -2,7 +2,8 @@
 
 A file `latents-00000.safetensors` a shard holds `mu`, `log_sigma`, `mirrored_mu`,
 `mirrored_log_sigma`, float16 [frames, z], and the step arrays of the shard; its metadata names the
-V that made it and the images, so that a new V or other driving makes them anew.
+V that made it and the images, so that a new V or other driving makes them anew. A task that is not
+symmetric has no mirrored ones, and one without tiles has its rewards in their place.
 """
 
 import json
@@ -19,14 +20,14 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from training.store import is_held_out
-from wm_env.preprocess import mirror, mirror_action
+from wm_env.preprocess import mirror
 from wm_env.progress import progress_bar
 from wm_env.shard import EpisodeRow, Shard, bounds
 from wm_env.storage import StoreError, appearing_whole
+from wm_env.task import CAR_RACING, Task, marked
 from wm_env.vae import VAE, Posterior
 from wm_env.weights import digest_of
 
-_STEP_ARRAYS = ("actions", "tiles", "off_field")
 _BATCH = 512  # images that are read and encoded at a time
 
 
@@ -34,7 +35,8 @@ _BATCH = 512  # images that are read and encoded at a time
 class EpisodeLatents:
     """One episode for M, as V shows it to its drivers (`VAE.latent`).
 
-    mu and log_sigma float16 [T + 1, z], actions [T, 3], tiles and off_field [T].
+    mu and log_sigma float16 [T + 1, z], actions [T, a], tiles and off_field [T]. Of a task without
+    tiles these are rewards, in its unit, and whether it is terminated.
     """
 
     row: EpisodeRow
@@ -47,17 +49,18 @@ class EpisodeLatents:
 
 @dataclass(frozen=True)
 class LatentShard:
-    """A finished latent file and the rows of its episodes."""
+    """A finished latent file, the rows of its episodes, and what they are of."""
 
     path: Path
     rows: tuple[EpisodeRow, ...]
+    task: Task = CAR_RACING
 
     def episodes(
         self, *, held_out: bool = False, mirrored: Callable[[], bool] = lambda: False
     ) -> Iterator[EpisodeLatents]:
         """The training episodes, or the held-out one; only what is asked for is read.
 
-        Each is mirrored when `mirrored()` says so.
+        Each is mirrored when `mirrored()` says so, of a task that is symmetric.
 
         Raises:
             StoreError: the file is damaged.
@@ -67,14 +70,14 @@ class LatentShard:
                 for index, (row, frames, steps) in enumerate(bounds(self.rows)):
                     if is_held_out(self.rows, index) != held_out:
                         continue
-                    flip = mirrored()
+                    flip = self.task.symmetric and mirrored()
                     prefix = "mirrored_" if flip else ""
                     actions = file.get_slice("actions")[steps]
                     yield EpisodeLatents(
                         row,
                         file.get_slice(prefix + "mu")[frames],
                         file.get_slice(prefix + "log_sigma")[frames],
-                        mirror_action(actions) if flip else actions,
+                        self.task.mirror_action(actions) if flip else actions,
                         file.get_slice("tiles")[steps],
                         file.get_slice("off_field")[steps],
                     )
@@ -92,9 +95,10 @@ def encode_store(shards: list[Shard], vae: VAE, out: Path) -> list[LatentShard]:
         for shard in shards:
             path = out / f"{shard.path.stem.replace('shard', 'latents', 1)}.safetensors"
             made_from = {"vae": fingerprint, "images": shard.manifest["checksums"]["images"]}
+            made_from |= shard.task.mark
             if not (path.exists() and _made_from(path) == made_from):
                 _encode_shard(shard, vae, path, made_from)
-            done.append(LatentShard(path, shard.episodes))
+            done.append(LatentShard(path, shard.episodes, shard.task))
             bar.advance(1, frames=shard.frames)
     for left_over in set(out.glob("latents-*.safetensors")) - {latents.path for latents in done}:
         left_over.unlink()  # of shards that are not in the store now: M must not learn from them
@@ -112,7 +116,7 @@ def open_latents(out: Path) -> list[LatentShard]:
         raise StoreError(
             f"no latents in {out}; run `python -m training latents` with this --out first."
         )
-    return [LatentShard(path, _rows(path)) for path in paths]
+    return [LatentShard(path, _rows(path), marked(_made_from(path))) for path in paths]
 
 
 def check_encoded_by(shards: Sequence[LatentShard], vae: VAE) -> None:
@@ -137,17 +141,30 @@ def vae_fingerprint(vae: VAE) -> str:
 
 def _encode_shard(shard: Shard, vae: VAE, path: Path, made_from: dict[str, str]) -> None:
     at = (slice(start, start + _BATCH) for start in range(0, shard.frames, _BATCH))
+    views = {"": lambda images: images} | ({"mirrored_": mirror} if shard.task.symmetric else {})
     encoded = [
-        (*_encode_images(vae, images), *_encode_images(vae, mirror(images)))
+        [part for view in views.values() for part in _encode_images(vae, view(images))]
         for images in shard.parts("images", at)
     ]
-    names = ("mu", "log_sigma", "mirrored_mu", "mirrored_log_sigma")
+    names = [f"{view}{name}" for view in views for name in ("mu", "log_sigma")]
     columns = zip(names, zip(*encoded, strict=True), strict=True)
     arrays = {name: np.concatenate(parts) for name, parts in columns}
-    arrays |= {name: np.ascontiguousarray(shard.read(name)) for name in _STEP_ARRAYS}
+    arrays |= {name: np.ascontiguousarray(array) for name, array in _steps(shard).items()}
     rows = json.dumps([asdict(row) for row in shard.episodes])
     with appearing_whole(path) as temporary:
         save_file(arrays, temporary, metadata={**made_from, "episodes": rows})
+
+
+def _steps(shard: Shard) -> dict[str, np.ndarray]:
+    """What was done in each step, and what M's heads are to foretell of it."""
+    unit = shard.task.reward_unit
+    if unit is None:
+        return {name: shard.read(name) for name in ("actions", "tiles", "off_field")}
+    return {
+        "actions": shard.read("actions"),
+        "tiles": shard.read("rewards") / np.float32(unit),
+        "off_field": shard.read("terminated"),
+    }
 
 
 def _encode_images(vae: VAE, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

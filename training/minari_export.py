@@ -15,12 +15,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from training.store import open_store
+from training.store import check_task, open_store
 from wm_env.preprocess import IMAGE_SHAPE
 from wm_env.progress import progress_bar
 from wm_env.real import make_real
 from wm_env.shard import CHUNK_FRAMES, Episode, Shard
 from wm_env.storage import StoreError
+from wm_env.task import CAR_RACING
 
 UNKNOWN_SEED = -1  # of an episode whose dataset does not tell
 
@@ -46,11 +47,13 @@ def export_minari(
         The dataset's folder, in Minari's root (MINARI_DATASETS_PATH, or ~/.minari/datasets).
 
     Raises:
-        StoreError: Minari is not installed, the id is malformed or taken, or the store or one of
-            its shards cannot be read.
+        StoreError: Minari is not installed, the id is malformed or taken, the store or one of its
+            shards cannot be read, or is not of CarRacing.
     """
     namespace, path = _new_dataset(dataset_id)
     shards = open_store(store, damaged=damaged)
+    for shard in shards:
+        check_task(shard, CAR_RACING)
     drivers = sorted({row.driver for shard in shards for row in shard.episodes})
     origins = {json.dumps(_origin(shard), sort_keys=True) for shard in shards}
     about = {

@@ -18,9 +18,9 @@ from wm_env.progress import progress_bar
 from wm_env.rendering import contact_sheet, text_image
 from wm_env.shard import FORMAT_VERSION, EpisodeRow, Shard
 from wm_env.storage import StorePath, appearing_whole, to_path
+from wm_env.task import CAR_RACING, Task
 
 BINS = 9
-ACTIONS = {"steer": (-1.0, 1.0), "gas": (0.0, 1.0), "brake": (0.0, 1.0)}  # and their ranges
 
 _BARS, _ASCII_BARS = " ▁▂▃▄▅▆▇█", " 12345678"
 _ROWS_PER_DRIVER = 3  # of the contact sheet
@@ -31,7 +31,7 @@ class Driving:
     """What one driver did: its episodes, where their images are, and what it chose how often."""
 
     episodes: list[tuple[EpisodeRow, Shard, slice]] = field(default_factory=list)
-    counts: np.ndarray = field(default_factory=lambda: np.zeros((len(ACTIONS), BINS), np.int64))
+    counts: np.ndarray = field(default_factory=lambda: np.zeros((1, BINS), np.int64))
 
     @property
     def rows(self) -> list[EpisodeRow]:
@@ -69,7 +69,8 @@ def run_data(
     for line in _facts(folder, shards):
         console.print(line, highlight=False, soft_wrap=True)
     console.print(_episode_table(drivings))
-    console.print(_action_table(drivings, _ASCII_BARS if console.options.ascii_only else _BARS))
+    marks = _ASCII_BARS if console.options.ascii_only else _BARS
+    console.print(_action_table(drivings, shards[0].task, marks))
     path = _sheet_folder(folder) / "contact_sheet.png"
     sheet = _contact_sheet(drivings, columns)
     with appearing_whole(path) as temporary:
@@ -92,20 +93,20 @@ def survey(shards: Sequence[Shard], *, verify: bool = False) -> dict[str, Drivin
             for row, images, steps in shard.bounds():
                 driving = drivings[row.driver]
                 driving.episodes.append((row, shard, images))
-                driving.counts += histograms(actions[steps])
+                driving.counts = driving.counts + histograms(actions[steps], shard.task)
             bar.advance()
     return dict(sorted(drivings.items()))
 
 
-def histograms(actions: np.ndarray) -> np.ndarray:
-    """int64 [3, BINS]: how often steer, gas and brake of actions [t, 3] were where in their range.
+def histograms(actions: np.ndarray, task: Task = CAR_RACING) -> np.ndarray:
+    """int64 [a, BINS]: how often each number of actions [t, a] was where in its range.
 
     What is outside of the range counts as its nearest end, as CarRacing takes gas and brake.
     """
     return np.stack(
         [
-            np.histogram(np.clip(values, *ends), BINS, ends)[0]
-            for values, ends in zip(actions.T, ACTIONS.values(), strict=True)
+            np.histogram(np.clip(values, one.low, one.high), BINS, (one.low, one.high))[0]
+            for values, one in zip(actions.T, task.controls, strict=True)
         ]
     )
 
@@ -168,10 +169,10 @@ def _figures(rows: Sequence[EpisodeRow]) -> list[str]:
     ]
 
 
-def _action_table(drivings: dict[str, Driving], marks: str) -> Table:
+def _action_table(drivings: dict[str, Driving], task: Task, marks: str) -> Table:
     table = _table("how often each value was chosen; a full bar: most often")
-    for name, (low, high) in ACTIONS.items():
-        table.add_column(f"{name}\n{low:<{BINS - 1}g}{high:g}", no_wrap=True)
+    for one in task.controls:
+        table.add_column(f"{one.name}\n{one.low:<{BINS - 1}g}{one.high:g}", no_wrap=True)
     table.add_column("seeds", overflow="fold")
     for driver, driving in drivings.items():
         table.add_row(driver, *_bars_of(driving.counts, marks), _seeds(driving.rows))
@@ -211,7 +212,7 @@ def _contact_sheet(drivings: dict[str, Driving], columns: int) -> np.ndarray:
             rows.append(shard.read("images", images)[at])  # an episode at a time: 12 MB at most
             labels.append(
                 f"{driver}, seed {row.seed}: return {row.ret:.0f}, rank {rank + 1} of "
-                f"{len(ranked)}; {_end(row)} after {row.length} steps"
+                f"{len(ranked)}; {_end(row, shard.task)} after {row.length} steps"
             )
         sheet = contact_sheet(rows, labels)
         parts += [_heading(driver, sheet.shape[1]), sheet]
@@ -225,7 +226,7 @@ def _heading(text: str, width: int) -> np.ndarray:
     return heading
 
 
-def _end(row: EpisodeRow) -> str:
+def _end(row: EpisodeRow, task: Task) -> str:
     if row.off_field:
-        return "left the field"
+        return "left the field" if task.pays_tiles else "terminated"
     return "finished the lap" if row.terminated else "stopped"

@@ -5,7 +5,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from wm_env.car_racing import default_backend
+from wm_env.simulator import default_backend
+from wm_env.task import CAR_RACING, Task, task_named
 from wm_env.workers import PATIENCE, usable_cores
 
 
@@ -15,8 +16,10 @@ class CollectConfig:
 
     `first_seed` is far from the seeds on which controllers are chosen (0..99) and judged
     (1000..1099). The driver `on_policy` is a controller in a world, both by file or shipped name,
-    with action noise; the shipped ones unless told.
+    with action noise; the shipped ones unless told. `env` is the environment's id in Gymnasium.
     """
+
+    env: str = CAR_RACING.id
 
     episodes: dict[str, int] = field(
         default_factory=lambda: {
@@ -39,6 +42,15 @@ class CollectConfig:
     noise: float = 0.3
     ray: str | None = None  # address of a Ray cluster whose cores are the workers
     patience: float = PATIENCE  # seconds without a sign of life until a worker counts as hung
+
+    @property
+    def task(self) -> Task:
+        """What is driven.
+
+        Raises:
+            ValueError: `env` is unknown.
+        """
+        return task_named(self.env)
 
     def plan(self) -> list["ShardPlan"]:
         """Every shard, the drivers spread evenly: an unfinished store is a mixture too."""
@@ -68,9 +80,11 @@ class ShardPlan:
         chosen = {"driver": self.driver, "first_seed": self.seeds[0], "episodes": len(self.seeds)}
         chosen |= {"max_steps": config.max_steps, "backend": config.backend}
         if self.driver == "on_policy":
-            from wm_env.weights import checksum_of  # brings JAX, which the others do without
+            # It brings JAX, which the others do without.
+            from wm_env.weights import checksum_of, controller_name, world_name
 
-            names = (config.world or "carracing", config.controller or "carracing_controller")
+            task = config.task
+            names = world_name(task, config.world), controller_name(task, config.controller)
             chosen |= {"noise": config.noise, "weights": [checksum_of(name) for name in names]}
         return chosen
 

@@ -9,6 +9,8 @@ from training.memory_loss import MemoryConfig
 from training.plan import CollectConfig
 from training.vision import VisionConfig
 from wm_env.mdn_rnn import MDNRNNConfig
+from wm_env.simulator import default_backend
+from wm_env.task import CAR_RACING, Task
 from wm_env.vae import VAEConfig
 
 
@@ -145,3 +147,27 @@ PAPER = replace(
 )
 
 PRESETS = {"smoke": SMOKE, "laptop": LAPTOP, "seed": SEED, "paper": PAPER}
+
+
+def preset_of(name: str, task: Task = CAR_RACING) -> Preset:
+    """The preset of that name, for a task.
+
+    Of another task than CarRacing chance drives as many episodes as there are, since nobody else
+    can as yet; in rounds of the loop the controller does. M has its actions and foretells the
+    reward itself. The reports of rounds do without what is made for CarRacing.
+    """
+    preset = PRESETS[name]
+    if task == CAR_RACING:
+        return preset
+    episodes = sum(preset.collect.episodes.values())
+    driven = {"random": episodes // 2, "brownian": episodes - episodes // 2}
+    backend = default_backend(task)
+    mdn_rnn = replace(preset.memory.mdn_rnn, action_size=task.action_size, tiles="signed")
+    rounds = {"on_policy": sum(preset.loop.episodes.values())}
+    return replace(
+        preset,
+        collect=replace(preset.collect, env=task.id, episodes=driven, backend=backend),
+        memory=replace(preset.memory, mdn_rnn=mdn_rnn),
+        evolve=replace(preset.evolve, backend=backend),
+        loop=replace(preset.loop, episodes=rounds, fidelity_episodes=0),
+    )

@@ -50,7 +50,7 @@ def provenance(preset: Preset, shards: list[Shard]) -> dict[str, Any]:
     rows = [row for shard in shards for row in shard.episodes]
     seeds = [row.seed for row in rows]
     return {
-        "environment": "CarRacing-v3",
+        "environment": preset.collect.task.id,
         "data": {
             "episodes": dict(Counter(row.driver for row in rows)),
             "frames": sum(shard.frames for shard in shards),

@@ -51,7 +51,9 @@ def write_report(
     told = contender.folder / "report.json"
     if told.exists():
         return
-    real, worst = _drive(preset, contender)
+    real = _drive(preset, contender)
+    # What M did not foresee is told in tiles, as the fidelity is.
+    worst = _worst(preset, contender, real) if preset.collect.task.pays_tiles else None
     facts = {
         "round": contender.folder.name,
         "went_on_from": _name(best, contender),
@@ -88,7 +90,7 @@ def data_by_driver(shards: Sequence[Shard]) -> _Table:
 def as_text(facts: dict[str, Any]) -> str:
     """The report in Markdown."""
     vision, worst, real = facts["vision"], facts["worst"], facts["gymnasium"]
-    seeds, film = f"{real['seeds'][0]}..{real['seeds'][-1]}", Path(worst["files"][0])
+    seeds = f"{real['seeds'][0]}..{real['seeds'][-1]}"
     verdict = "a gain" if facts["gain"] else "no gain: the next round goes on from the best before"
     parts = [
         f"# {facts['round']}",
@@ -107,6 +109,14 @@ def as_text(facts: dict[str, Any]) -> str:
         "in the dream that it was evolved in.",
         _table("", facts["controllers"]),
         f"On Gymnasium, tracks {seeds}: {real['mean']:.1f} ± {real['std']:.1f}.",
+        *(_worst_text(worst) if worst else []),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _worst_text(worst: dict[str, Any]) -> list[str]:
+    film = Path(worst["files"][0])
+    return [
         "## Its worst real episode",
         f"Track {worst['seed']}: return {worst['ret']:.1f} in {worst['length']} frames "
         f"({worst['end']}), where M, a step ahead, expected {worst['expected_return']:.1f}; "
@@ -116,7 +126,6 @@ def as_text(facts: dict[str, Any]) -> str:
         f"[{film.name}]({film}) shows the road, what V keeps of it, and the dream beside it.",
         *(f"![{path}]({path})" for path in worst["files"] if path.endswith(".png")),
     ]
-    return "\n\n".join(parts) + "\n"
 
 
 def _fidelity_text(fidelity: dict[str, Any]) -> str:
@@ -167,13 +176,16 @@ def _vision(contender: Contender) -> dict[str, Any]:
     return {"what": "worse on the new frames, and was fitted on with all", "errors": errors}
 
 
-def _drive(preset: Preset, contender: Contender) -> tuple[dict[str, Any], dict[str, Any]]:
-    """How the tracks of validation go on Gymnasium, and the recorded worst of them."""
-    folder, evolution = contender.folder, preset.evolve
-    seeds, steps = evolution.validation_seeds(), evolution.validation_steps
-    real = evaluate_contender(
-        contender, seeds=seeds, max_steps=steps, path=folder / "validation.json"
-    )
+def _drive(preset: Preset, contender: Contender) -> dict[str, Any]:
+    """How the tracks of validation go on Gymnasium."""
+    seeds, steps = preset.evolve.validation_seeds(), preset.evolve.validation_steps
+    path = contender.folder / "validation.json"
+    return evaluate_contender(contender, seeds=seeds, max_steps=steps, path=path)
+
+
+def _worst(preset: Preset, contender: Contender, real: dict[str, Any]) -> dict[str, Any]:
+    """The recorded worst of the `real` episodes."""
+    folder, steps = contender.folder, preset.evolve.validation_steps
     _, seed = min(zip(real["returns"], real["seeds"], strict=True))
     episode = record_episode(
         linear_policy,
@@ -184,7 +196,7 @@ def _drive(preset: Preset, contender: Contender) -> tuple[dict[str, Any], dict[s
         steps=steps,
     )
     files = [str(path.relative_to(folder)) for path in episode.files]
-    return real, {**asdict(episode), "files": files}
+    return {**asdict(episode), "files": files}
 
 
 def _fidelity(preset: Preset, contender: Contender, best: Contender) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from training.pictures import memory_pictures
 from training.plan import CollectConfig
 from training.presets import Preset
 from training.provenance import write_worlds
-from training.store import open_store
+from training.store import check_task, open_store
 from training.vision import load_vision
 from wm_env.mdn_rnn import MDNRNN
 from wm_env.shard import Shard
@@ -48,8 +48,15 @@ class Run:
         return [shard for store, _ in self._stores(rounds) for shard in self.open(store)]
 
     def open(self, store: StorePath) -> list[Shard]:
-        """The shards of one of the stores."""
-        return open_store(store, damaged=self.preset.damaged)
+        """The shards of one of the stores.
+
+        Raises:
+            StoreError: one is damaged, or of another task.
+        """
+        shards = open_store(store, damaged=self.preset.damaged)
+        for shard in shards:
+            check_task(shard, self.preset.collect.task)
+        return shards
 
     def collect(self, store: StorePath, config: CollectConfig) -> None:
         """Fill a store."""

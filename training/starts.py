@@ -9,6 +9,7 @@ import numpy as np
 
 from training.latents import EpisodeLatents, LatentShard
 from wm_env.mdn_rnn import MDNRNN
+from wm_env.task import Task
 from wm_env.vae import VAE
 from wm_env.world_model import Metadata, StartStates, WorldModel
 
@@ -25,7 +26,14 @@ def start_states(
     middle: int = 512,
     seed: int = 0,
 ) -> StartStates:
-    """Draw first frames, and moments on the road in mid-episode with the carry burned in."""
+    """Draw first frames, and moments on the road in mid-episode with the carry burned in.
+
+    Episodes of a task without tiles may be short: then half of a typical one burns in.
+    """
+    task, burn_in = shards[0].task, BURN_IN
+    if not task.pays_tiles:
+        lengths = [row.length for shard in shards for row in shard.rows]
+        burn_in = min(BURN_IN, max(1, int(np.median(lengths)) // 2))
     random = np.random.default_rng(seed)
     firsts: list[np.ndarray] = []
     middles: list[tuple[np.ndarray, np.ndarray]] = []
@@ -36,15 +44,16 @@ def start_states(
         firsts += [
             episode.mu[0].copy() for episode in episodes
         ]  # of their arrays nothing else stays
-        moments = [(episode, at) for episode in episodes for at in _moments_on_the_road(episode)]
+        moments = [(episode, at) for episode in episodes for at in _moments(episode, task, burn_in)]
         for chosen in random.permutation(len(moments))[:per_shard]:
             episode, at = moments[chosen]
-            steps = slice(at - BURN_IN, at)
+            steps = slice(at - burn_in, at)
             middles.append(
-                (episode.mu[at - BURN_IN : at + 1].copy(), episode.actions[steps].copy())
+                (episode.mu[at - burn_in : at + 1].copy(), episode.actions[steps].copy())
             )
     if not middles:  # a tiny or hopeless set: begin in the middle where others begin an episode
-        middles = [(np.repeat(firsts[0][None], BURN_IN + 1, 0), np.zeros((BURN_IN, 3), np.float32))]
+        still = np.zeros((burn_in, task.action_size), np.float32)
+        middles = [(np.repeat(firsts[0][None], burn_in + 1, 0), still)]
     first_rows = random.permutation(len(firsts))[:first]
     middle_rows = random.permutation(len(middles))[:middle]
     z = jnp.asarray(np.stack([middles[row][0] for row in middle_rows]), jnp.float32)
@@ -62,7 +71,8 @@ def assemble_world(
     vae: VAE, mdn_rnn: MDNRNN, shards: list[LatentShard], metadata: dict[str, Any], *, seed: int = 0
 ) -> WorldModel:
     """V, M and start states drawn from the data, as one world."""
-    return WorldModel(vae, mdn_rnn, start_states(mdn_rnn, shards, seed=seed), Metadata(metadata))
+    starts = start_states(mdn_rnn, shards, seed=seed)
+    return WorldModel(vae, mdn_rnn, starts, Metadata(metadata), shards[0].task)
 
 
 @eqx.filter_jit
@@ -70,8 +80,10 @@ def _burn_in(mdn_rnn: MDNRNN, z: jax.Array, actions: jax.Array):
     return jax.vmap(mdn_rnn.unroll)(z, actions)
 
 
-def _moments_on_the_road(episode: EpisodeLatents) -> np.ndarray:
-    """Steps at which tiles were hit both shortly before and shortly after."""
+def _moments(episode: EpisodeLatents, task: Task, burn_in: int) -> np.ndarray:
+    """Steps at which tiles were hit both shortly before and shortly after; without tiles, any."""
+    if not task.pays_tiles:
+        return np.arange(burn_in, len(episode.tiles), 10)
     hit = np.concatenate([[0.0], np.cumsum(episode.tiles > 0)])
     steps = np.arange(BURN_IN, len(episode.tiles) - 60, 10)
     if not len(steps):

@@ -11,6 +11,7 @@ from typing import Literal
 
 from wm_env.shard import EpisodeRow, Shard, read_shard
 from wm_env.storage import StoreError, StorePath, to_path
+from wm_env.task import Task
 
 
 def shard_path(store: StorePath, index: int) -> StorePath:
@@ -53,6 +54,19 @@ def open_store(
     if not shards:
         raise StoreError(f"every shard of {folder} is damaged; collect it again.")
     return shards
+
+
+def check_task(shard: Shard, task: Task) -> None:
+    """Look whether a shard is of that task.
+
+    Raises:
+        StoreError: it is of another.
+    """
+    if shard.task != task:
+        raise StoreError(
+            f"shard {shard.path} is of {shard.task.id}; expected {task.id}. Give --env "
+            f"{shard.task.id}, or another --out or --store."
+        )
 
 
 def is_held_out(rows: Sequence[EpisodeRow], index: int) -> bool:

@@ -16,6 +16,7 @@ from training.fit import FitConfig
 from training.presets import Preset
 from wm_env.shard import Shard
 from wm_env.storage import StorePath
+from wm_env.task import Task
 
 # What a stage writes only when it has something to do.
 _MARKS = {
@@ -59,10 +60,11 @@ def print_summary(
     first, *rounds = contenders
     best, evaluation = best_of(contenders), json.loads((out / "evaluation.json").read_text())
     frames = sum(shard.frames for shard in shards)
+    mirrored = " and mirrored" if preset.collect.task.symmetric else ""
     made = {
         "collect": (_driven(shards), "data/"),
         "vision": (_fitted(preset.vision, out / "vision"), "vision/ vae.safetensors, 2 pictures"),
-        "latents": (f"{frames:,} frames, plain and mirrored", "latents/"),
+        "latents": (f"{frames:,} frames, plain{mirrored}", "latents/"),
         "memory": (
             _fitted(preset.memory, first.memory),
             "memory/ mdn_rnn.safetensors, pictures; world.safetensors",
@@ -72,7 +74,7 @@ def print_summary(
             "\n".join(f"{one.folder.name}: {_evolved(one)}" for one in rounds) or "no rounds",
             "\n".join(f"{one.folder.name}/" for one in rounds),
         ),
-        "evaluation": (_evaluated(best, out, evaluation), "evaluation.json"),
+        "evaluation": (_evaluated(best, out, evaluation, preset.collect.task), "evaluation.json"),
     }
     table = Table("stage", "made", "seconds", "files", box=box.SIMPLE_HEAD, title=escape(str(out)))
     for stage, (what, files) in made.items():
@@ -123,13 +125,16 @@ def _evolved(contender: Contender) -> str:
     )
 
 
-def _evaluated(best: Contender, out: Path, evaluation: dict[str, Any]) -> str:
+def _evaluated(best: Contender, out: Path, evaluation: dict[str, Any], task: Task) -> str:
     seeds, ci95 = evaluation["seeds"], evaluation["ci95"]
     spread = "" if ci95 is None else f" (95 % of the mean ± {ci95:.1f})"
+    laps = f"{sum(evaluation['laps_finished'])} of {len(seeds)} laps"
+    if not task.pays_tiles:
+        laps = f"{sum(evaluation['off_field'])} of {len(seeds)} terminated"
     return (
         f"controller of {'evolve' if best.folder == out else best.folder.name}: "
         f"{evaluation['mean']:.1f} ± {evaluation['std']:.1f}{spread}, "
-        f"{sum(evaluation['laps_finished'])} of {len(seeds)} laps; real tracks of "
+        f"{laps}; real tracks of "
         f"{evaluation['backend']}, seeds {seeds[0]}..{seeds[-1]}, at most "
         f"{evaluation['max_steps']:,} frames"
     )

@@ -23,11 +23,11 @@ from training.memory import data_of, fit_memory
 from training.memory_loss import MemoryConfig
 from training.starts import assemble_world
 from training.vision import VisionConfig, load_vision
-from wm_env.car_racing import default_backend
 from wm_env.fidelity.driven_dream import check_same_v
 from wm_env.fidelity.report import FidelityConfig
 from wm_env.fidelity.report import run as report
 from wm_env.mdn_rnn import MDNRNN, MDNRNNConfig, couplings_of
+from wm_env.simulator import default_backend
 from wm_env.vae import VAE
 from wm_env.weights import checksum_of, digest_of, load_world, save_world
 

@@ -1,4 +1,4 @@
-"""Fitting V on mirrored and plain frames of every driver.
+"""Fitting V on frames of every driver, mirrored half of the time where the task is symmetric.
 
 The loss is the squared error plus beta times the KL divergence.
 """
@@ -108,11 +108,11 @@ def make_batch_loss(
 
 
 def make_train_step(
-    config: VisionConfig,
+    config: VisionConfig, *, symmetric: bool = True
 ) -> Callable[[VisionState, Array | np.ndarray, Array], tuple[VisionState, dict[str, Array]]]:
     """`train_step(state, images uint8 [b, 64, 64, 3], key)`, compiled.
 
-    The state that goes in is used up.
+    The state that goes in is used up. Images of a `symmetric` task are mirrored half of the time.
     """
     optimizer = adam(config)
     gradient_of = eqx.filter_value_and_grad(make_batch_loss(config), has_aux=True)
@@ -123,8 +123,9 @@ def make_train_step(
         images: Array, state: VisionState, key: Array
     ) -> tuple[VisionState, dict[str, Array]]:
         key_flip, key_sample = jax.random.split(key)
-        flip = jax.random.bernoulli(key_flip, 0.5, (len(images), 1, 1, 1))
-        images = jnp.where(flip, mirror(images), images)
+        if symmetric:
+            flip = jax.random.bernoulli(key_flip, 0.5, (len(images), 1, 1, 1))
+            images = jnp.where(flip, mirror(images), images)
         keys = jax.random.split(key_sample, len(images))
         groups = len(images) // group if len(images) % group == 0 else 1
 
@@ -177,7 +178,7 @@ def fit_vision(
     vae = fit(
         "V",
         state,
-        make_train_step(config),
+        make_train_step(config, symmetric=shards[0].task.symmetric),
         batches,
         validate,
         config=config,

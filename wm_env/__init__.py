@@ -30,6 +30,7 @@ _HOMES = {
     "save_world": "wm_env.weights",
     "Rollout": "wm_env.rollouts",
     "rollout": "wm_env.rollouts",
+    "Task": "wm_env.task",
     "make_real": "wm_env.real",
     "make_real_vector": "wm_env.real",
     "evaluate": "wm_env.evaluation",

@@ -1,12 +1,9 @@
 """The real CarRacing-v3, one car or many: Gymnasium's, the judge, or EnvPool's, for speed."""
 
-import importlib.util
 import os
-import platform
 import warnings
 from collections.abc import Sequence
-from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -14,69 +11,20 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from wm_env.seeds import lane_seeds
+from wm_env.simulator import make_simulator, make_simulator_vector
+from wm_env.task import CAR_RACING
 
-BACKENDS = ("gymnasium", "envpool")
-
-_ID = "CarRacing-v3"
-
-
-def default_backend() -> Literal["gymnasium", "envpool"]:
-    """EnvPool where it is installed (about seven times faster), else Gymnasium."""
-    return "envpool" if importlib.util.find_spec("envpool") else "gymnasium"
-
-
-def provenance(backend: str) -> dict[str, Any]:
-    """What drove: environment, backend and versions, to be stored with the data."""
-    packages = ("gymnasium", "numpy", "zarr") + (("envpool",) if backend == "envpool" else ())
-    return {
-        "environment": _ID,
-        "backend": backend,
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in packages},
-    }
+_ID = CAR_RACING.id
 
 
 def make_car_racing(**kwargs: Any) -> gymnasium.Env:
-    """One CarRacing-v3 of Gymnasium, quietly; `kwargs` are those of `gymnasium.make`."""
-    # pygame's greeting would end up among results on stdout.
-    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of pygame's and Box2D's own imports
-        return gymnasium.make(_ID, **{"disable_env_checker": True, **kwargs})
+    """One CarRacing-v3, as `wm_env.simulator.make_simulator` makes it."""
+    return make_simulator(CAR_RACING, **kwargs)
 
 
-def make_car_racing_vector(
-    num_envs: int,
-    *,
-    backend: str = "gymnasium",
-    vectorization_mode: str = "sync",
-    threads: int | None = None,
-    **kwargs: Any,
-) -> VectorEnv:
-    """Many CarRacing-v3 as one VectorEnv; a lane that ends begins anew at the next step.
-
-    Args:
-        num_envs: number of cars.
-        backend: "gymnasium" or "envpool".
-        vectorization_mode: Gymnasium's "sync" or "async" (a process for each car).
-        threads: of EnvPool; one a core unless told.
-        kwargs: of CarRacing and of the maker, as max_episode_steps; EnvPool knows
-            max_episode_steps and lap_complete_percent.
-
-    Raises:
-        ValueError: an unknown backend, one that is not installed, or an option it does not know.
-    """
-    if num_envs < 1:
-        raise ValueError(f"num_envs is {num_envs}; expected 1 or more.")
-    if backend not in BACKENDS:
-        raise ValueError(f"backend is {backend!r}; expected one of {', '.join(BACKENDS)}.")
-    if backend == "envpool":
-        return EnvPoolCarRacing(num_envs, threads=threads, **kwargs)
-    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-    options = {"disable_env_checker": True, **kwargs}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return gymnasium.make_vec(_ID, num_envs, vectorization_mode, **options)
+def make_car_racing_vector(num_envs: int, **kwargs: Any) -> VectorEnv:
+    """Many CarRacing-v3, as `wm_env.simulator.make_simulator_vector` makes them."""
+    return make_simulator_vector(CAR_RACING, num_envs, **kwargs)
 
 
 class EnvPoolCarRacing(VectorEnv):

@@ -1,11 +1,14 @@
 """DreamCarRacing-v0: the world model as a gymnax environment. Everything else adapts this one.
 
 Rewards, returns and endings mean what they mean in CarRacing-v3 of Gymnasium: +1000/N for each of
-the track's N tiles, -0.1 a frame, -100 instead of the reward when the car leaves the field.
+the track's N tiles, -0.1 a frame, -100 instead of the reward when the car leaves the field. Worlds
+of other tasks dream as well: they foretell the reward, and the episode's end, themselves.
 """
 
 import copy
 import functools
+import os
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -16,25 +19,14 @@ from gymnax.environments import environment, spaces
 
 from wm_env.mdn_rnn import Carry
 from wm_env.reward import FRAME_REWARD, OFF_FIELD_REWARD, TRACK_REWARD, TYPICAL_TRACK_TILES
-from wm_env.weights import load_world
-from wm_env.world_model import Z_LIMIT, WorldModel
+from wm_env.task import CAR_RACING, Task, task_named
+from wm_env.weights import world_for
+from wm_env.world_model import Z_LIMIT, Step, WorldModel
 
 OBSERVATION_KINDS = ("features", "latent", "pixels")
 
-ACTION_LOW = np.array([-1.0, 0.0, 0.0], np.float32)  # steer, gas, brake, as CarRacing-v3
-ACTION_HIGH = np.array([1.0, 1.0, 1.0], np.float32)
-
-# What CarRacing-v3 (Gymnasium 1.3) does for its discrete actions, as continuous ones.
-DISCRETE_ACTIONS = np.array(
-    [
-        [0.0, 0.0, 0.0],  # nothing
-        [0.6, 0.0, 0.0],  # right
-        [-0.6, 0.0, 0.0],  # left
-        [0.0, 0.2, 0.0],  # gas
-        [0.0, 0.0, 0.8],  # brake
-    ],
-    np.float32,
-)
+ACTION_LOW, ACTION_HIGH = CAR_RACING.low, CAR_RACING.high  # steer, gas, brake, as CarRacing-v3
+DISCRETE_ACTIONS = CAR_RACING.discrete_actions
 
 
 # The fields of both dataclasses are Any: instances also hold batches, tracers and axis numbers.
@@ -45,8 +37,8 @@ class DreamState(environment.EnvState):
     time: Any  # int32, frames since the start
     z: Any  # float32 [z]
     carry: Carry
-    tiles: Any  # float32, hit so far; fractional, as M predicts an expectation
-    off_field: Any  # bool, whether the last step ended outside the playing field
+    tiles: Any  # float32, hit so far; fractional, as M predicts an expectation; 0 without tiles
+    off_field: Any  # bool, whether the last step ended outside the playing field, or the episode
     mask: Any  # float32 [h], 0 or 1/(1 - dropout)
 
 
@@ -63,32 +55,59 @@ class DreamParams(environment.EnvParams):
     start_middle: Any = 0.0  # share of episodes that begin mid-track instead of at a first frame
 
 
+@dataclass(frozen=True, eq=False)
+class _Default:
+    """A world in a static argument: equal to itself alone, for arrays have no hash."""
+
+    world: WorldModel
+
+
 class DreamCarRacing(environment.Environment[DreamState, DreamParams]):
     """CarRacing, dreamt. Works under jit, vmap (over states and over worlds), scan and grad.
+
+    Of another `task` it is that one: with its actions, the reward as M foretells it, and its end
+    where M foretells that. `tiles` are then 0, and `off_field` tells whether the episode ended.
 
     Actions are clipped to the action space, and NaN counts as no input: device code cannot raise.
     """
 
     _supports_transition_gradients = True
 
-    def __init__(self, observation: str = "features", continuous: bool = True):
+    def __init__(
+        self,
+        observation: str = "features",
+        continuous: bool = True,
+        task: Task | str = CAR_RACING,
+        world_model: WorldModel | str | os.PathLike | None = None,
+    ):
         """Choose what the agent sees and whether it acts in CarRacing's Box or its Discrete(5).
 
+        Args:
+            observation: "features" ([z, h] float32), "latent" (z) or "pixels" (uint8 [64, 64, 3]).
+            continuous: the task's Box, or its Discrete.
+            task: what is dreamt, or its id.
+            world_model: of `default_params`, as for DreamCarRacingEnv; None is the shipped one.
+
         Raises:
-            ValueError: an unknown observation kind.
+            ValueError: an unknown observation kind or task.
+            WeightsError: the world cannot be loaded, or is of another task.
         """
+        self.task = task_named(task)
         if observation not in OBSERVATION_KINDS:
             raise ValueError(
                 f"observation is {observation!r}; expected one of {', '.join(OBSERVATION_KINDS)}. "
                 "Features ([z, h]) are what the shipped controller drives on."
             )
-        if not isinstance(continuous, bool):
+        if not isinstance(continuous, bool) or not (continuous or self.task.discrete):
             raise ValueError(
-                f"continuous is {continuous!r}; expected True (steer, gas, brake) or False (one of "
-                "five actions)."
+                f"continuous is {continuous!r}; expected True ({self.task.meaning}) or False (one "
+                f"of {len(self.task.discrete)} actions)."
             )
         self.observation = observation
         self.continuous = continuous
+        self._default = None
+        if world_model is not None:
+            self._default = _Default(world_for(self.task, world_model))
 
     # Environments are static arguments of compiled programs, so equal ones must be equal keys.
     def __eq__(self, other: object) -> bool:
@@ -99,12 +118,13 @@ class DreamCarRacing(environment.Environment[DreamState, DreamParams]):
 
     @property
     def default_params(self) -> DreamParams:
-        """The shipped world, loaded once.
+        """The world that was given, or the shipped one, loaded once.
 
         Raises:
-            WeightsError: the shipped weights are not there.
+            WeightsError: the shipped weights are not there, or none is shipped of this task.
         """
-        return DreamParams(world_model=_shipped_world())
+        default = self._default
+        return DreamParams(world_model=default.world if default else _shipped_world(self.task))
 
     @functools.partial(jax.jit, static_argnames=("self",))
     def step(
@@ -131,7 +151,7 @@ class DreamCarRacing(environment.Environment[DreamState, DreamParams]):
         self, key: jax.Array, state: DreamState, action: Any, params: DreamParams
     ) -> tuple[Any, DreamState, jax.Array, jax.Array, dict[str, jax.Array]]:
         """One dreamt frame: observation, state, reward, terminated, info (no auto-reset)."""
-        step = params.world_model.advance(
+        step = self._world(params).advance(
             state.z,
             self._clipped(action),
             state.carry,
@@ -139,12 +159,7 @@ class DreamCarRacing(environment.Environment[DreamState, DreamParams]):
             temperature=params.temperature,
             mask=state.mask,
         )
-        # A lap pays for its tiles and no more, though the expected numbers rarely sum to a whole.
-        lap_tiles = params.lap_complete_percent * params.track_tiles
-        tiles = jnp.minimum(state.tiles + step.tiles, lap_tiles)
-        lap_finished = tiles >= lap_tiles
-        reward = TRACK_REWARD / params.track_tiles * (tiles - state.tiles) + FRAME_REWARD
-        reward = jnp.where(step.off_field, OFF_FIELD_REWARD, reward)
+        tiles, reward, lap_finished = self._paid(state, step, params)
         state = DreamState(
             time=state.time + 1,
             z=step.z,
@@ -164,7 +179,7 @@ class DreamCarRacing(environment.Environment[DreamState, DreamParams]):
 
     def reset_env(self, key: jax.Array, params: DreamParams) -> tuple[Any, DreamState]:
         """Begin at a real first frame, or for a share `start_middle` of episodes mid-track."""
-        starts = params.world_model.starts
+        starts = self._world(params).starts
         draws = jax.random.uniform(key, (2 + params.world_model.hidden_size,))
         middle = draws[0] < params.start_middle
         first_z = starts.first_z[_index(draws[1], len(starts.first_z))]
@@ -207,24 +222,27 @@ class DreamCarRacing(environment.Environment[DreamState, DreamParams]):
         return params.world_model.features(state.z, state.carry.h)
 
     def is_terminated(self, state: DreamState, params: DreamParams) -> jax.Array:
-        """Whether the lap is done or the car off the field."""
+        """Whether the lap is done or the car off the field, or M ended the episode."""
+        if not self.task.pays_tiles:
+            return state.off_field
         lap_finished = state.tiles >= params.lap_complete_percent * params.track_tiles
         return lap_finished | state.off_field
 
     @property
     def name(self) -> str:
-        return "DreamCarRacing-v0"
+        return self.task.dream_id
 
     @property
     def num_actions(self) -> int:
         """Number of discrete actions, or of continuous dimensions."""
-        return 3 if self.continuous else len(DISCRETE_ACTIONS)
+        return self.task.action_size if self.continuous else len(self.task.discrete)
 
     def action_space(self, params: DreamParams | None = None) -> spaces.Box | spaces.Discrete:
         """CarRacing-v3's: steer [-1, 1], gas [0, 1], brake [0, 1]; or five discrete actions."""
         if self.continuous:
-            return spaces.Box(ACTION_LOW, ACTION_HIGH, (3,), jnp.float32)  # pyright: ignore
-        return spaces.Discrete(len(DISCRETE_ACTIONS))
+            low, high = self.task.low, self.task.high
+            return spaces.Box(low, high, low.shape, jnp.float32)  # pyright: ignore
+        return spaces.Discrete(self.num_actions)
 
     def observation_space(self, params: DreamParams | None = None) -> spaces.Box:
         """Latents are in +-Z_LIMIT, h in +-1, pixels in 0..255."""
@@ -249,11 +267,28 @@ class DreamCarRacing(environment.Environment[DreamState, DreamParams]):
             }
         )
 
+    def _world(self, params: DreamParams) -> WorldModel:
+        return world_for(self.task, params.world_model)
+
+    def _paid(
+        self, state: DreamState, step: Step, params: DreamParams
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Tiles so far, the step's reward, and whether the lap is finished."""
+        unit = self.task.reward_unit
+        if unit is not None:
+            return state.tiles, unit * step.tiles, jnp.zeros_like(step.off_field)
+        # A lap pays for its tiles and no more, though the expected numbers rarely sum to a whole.
+        lap_tiles = params.lap_complete_percent * params.track_tiles
+        tiles = jnp.minimum(state.tiles + step.tiles, lap_tiles)
+        lap_finished = tiles >= lap_tiles
+        reward = TRACK_REWARD / params.track_tiles * (tiles - state.tiles) + FRAME_REWARD
+        return tiles, jnp.where(step.off_field, OFF_FIELD_REWARD, reward), lap_finished
+
     def _clipped(self, action: Any) -> jax.Array:
         if not self.continuous:
-            return jnp.asarray(DISCRETE_ACTIONS)[action]
+            return jnp.asarray(self.task.discrete_actions)[action]
         action = jnp.nan_to_num(jnp.asarray(action, jnp.float32), nan=0.0)
-        return jnp.clip(action, ACTION_LOW, ACTION_HIGH)
+        return jnp.clip(action, self.task.low, self.task.high)
 
 
 def _index(draw: jax.Array, count: int) -> jax.Array:
@@ -266,5 +301,5 @@ def _dropout_mask(draws: jax.Array, rate: Any) -> jax.Array:
 
 
 @functools.cache
-def _shipped_world() -> WorldModel:
-    return load_world("carracing")
+def _shipped_world(task: Task) -> WorldModel:
+    return world_for(task, None)

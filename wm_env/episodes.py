@@ -59,8 +59,8 @@ def drive_dream(
         env = DreamCarRacingVectorEnv(LANES, world_model=world, **options)
         yield from _drive_vector(policy, policy_params, env, seeds)
         return
-    core = DreamCarRacing(options.pop("observation"), options.pop("continuous"))
-    params = dream_params(world_model=world, **options)
+    core = DreamCarRacing(*(options.pop(name) for name in ("observation", "continuous", "task")))
+    params = dream_params(core.task, world_model=world, **options)
     steps = int(params.max_steps_in_episode)
     for first in range(0, len(seeds), LANES):
         group = seeds[first : first + LANES]

@@ -1,5 +1,7 @@
 """How well a policy drives: one episode for each seed, in the real CarRacing-v3 or in the dream.
 
+Worlds of other tasks are driven alike, and their real environments.
+
 Gymnasium's CarRacing-v3 is the judge: seeds 1000 to 1099, no warm-up, a deterministic policy. Each
 figure depends on its seed alone, not on which other seeds, or how many processes, were with it.
 """
@@ -15,12 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from wm_env.car_racing import BACKENDS
 from wm_env.episodes import Episode, Plain, drive_dream, drive_envpool
 from wm_env.judge import EvaluationError, drive_gymnasium
 from wm_env.progress import progress_bar
 from wm_env.rollouts import Policy
-from wm_env.weights import load_world
+from wm_env.simulator import BACKENDS, check_backend
+from wm_env.task import CAR_RACING, task_named
+from wm_env.weights import world_for
 from wm_env.world_model import WorldModel
 
 __all__ = ["ENVS", "Episode", "Evaluation", "EvaluationError", "evaluate"]
@@ -46,7 +49,8 @@ class Evaluation:
     returns: tuple[float, ...]
     lengths: tuple[int, ...]
     laps_finished: tuple[bool, ...]
-    off_field: tuple[bool, ...]
+    off_field: tuple[bool, ...]  # of another task than CarRacing: terminated
+    task: str = CAR_RACING.id
 
     @property
     def mean(self) -> float:
@@ -78,18 +82,19 @@ class Evaluation:
 
     def summary(self) -> str:
         """A small table, with the figures that one would quote."""
-        count = len(self.seeds)
+        count, tiles = len(self.seeds), task_named(self.task).pays_tiles
         best, worst = int(np.argmax(self.returns)), int(np.argmin(self.returns))
         spread = "" if math.isnan(self.ci95) else f"  (95% of the mean: ±{self.ci95:.1f})"
         rows = (
             ("environment", f"{self.env} ({self.backend})"),
+            *([] if tiles else [("task", self.task)]),
             ("episodes", f"{count}, seeds {_ranges(self.seeds)}"),
             ("return", f"{self.mean:.1f} ± {self.std:.1f}{spread}"),
             ("best", f"{self.returns[best]:.1f}, seed {self.seeds[best]}"),
             ("worst", f"{self.returns[worst]:.1f}, seed {self.seeds[worst]}"),
             ("frames", f"{np.mean(self.lengths):.0f} on average"),
-            ("laps finished", f"{sum(self.laps_finished)} of {count}"),
-            ("off the field", f"{sum(self.off_field)} of {count}"),
+            *([("laps finished", f"{sum(self.laps_finished)} of {count}")] if tiles else []),
+            ("off the field" if tiles else "terminated", f"{sum(self.off_field)} of {count}"),
         )
         return "\n".join(f"{name:<14} {value}" for name, value in rows)
 
@@ -124,7 +129,7 @@ def evaluate(
         seeds: one episode each. Those of EnvPool give other tracks than Gymnasium's, and a callable
             dreams other dreams of a seed than a policy in JAX.
         world_model: a WorldModel, the path of one, or a shipped name; None is the shipped one.
-            Pixels of the real environment need none.
+            Pixels of the real environment need none. Its task is what is driven.
         backend: of the real environment, "gymnasium" (the judge) or "envpool" (fast).
         observation, continuous: what the policy sees and how it acts, as for `make_real`.
         processes: for Gymnasium; one a core unless told.
@@ -150,15 +155,16 @@ def evaluate(
             f"ray is {ray!r} with env={env!r} and backend={backend!r}; a cluster drives the real "
             "environment of Gymnasium only."
         )
-    world: Any = world_model
-    if observation == "pixels" and env == "real":
-        world = None
-    elif not isinstance(world, WorldModel):
-        world = load_world("carracing" if world is None else world)
+    sees_pixels = observation == "pixels" and env == "real"
+    told = None if sees_pixels and world_model is None else world_for(None, world_model)
+    task = CAR_RACING if told is None else told.task
+    world: Any = None if sees_pixels else told
+    check_backend(backend, task)
     options = {
         "observation": observation,
         "continuous": continuous,
         "max_episode_steps": max_episode_steps,
+        "task": task,
     }
     driven = (policy, policy_params, world)
     if env == "dream":
@@ -176,10 +182,10 @@ def evaluate(
             episodes[index] = episode
             mean = np.mean([one.ret for one in episodes.values()])
             running.advance(1, frames=episode.length, note=f"mean {mean:.1f}")
-    return _in_order([episodes[index] for index in range(total)], env, backend)
+    return _in_order([episodes[index] for index in range(total)], env, backend, task.id)
 
 
-def _in_order(episodes: list[Episode], env: str, backend: str) -> Evaluation:
+def _in_order(episodes: list[Episode], env: str, backend: str, task: str) -> Evaluation:
     return Evaluation(
         env=env,
         backend=backend,
@@ -188,6 +194,7 @@ def _in_order(episodes: list[Episode], env: str, backend: str) -> Evaluation:
         lengths=tuple(one.length for one in episodes),
         laps_finished=tuple(one.lap_finished for one in episodes),
         off_field=tuple(one.off_field for one in episodes),
+        task=task,
     )
 
 

@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium.error import InvalidAction
 
-from wm_env.dream import DISCRETE_ACTIONS, DreamCarRacing, DreamParams
+from wm_env.dream import DreamCarRacing, DreamParams
 from wm_env.mdn_rnn import Carry
-from wm_env.preprocess import FRAME_SHAPE, IMAGE_SHAPE, preprocess
-from wm_env.weights import load_world
+from wm_env.preprocess import IMAGE_SHAPE
+from wm_env.task import Task
+from wm_env.weights import world_for
 from wm_env.world_model import WorldModel
 
 STARTS = {"first": 0.0, "middle": 1.0, "mixed": 0.5}
@@ -26,8 +27,9 @@ _OPTION_SETS = ({"frame"}, {"frames", "actions"}, {"z"})
 
 
 def dream_params(
+    task: Task,
     *,
-    world_model: WorldModel | str | os.PathLike,
+    world_model: WorldModel | str | os.PathLike | None,
     temperature: float,
     dropout: float,
     track_tiles: float,
@@ -39,7 +41,7 @@ def dream_params(
 
     Raises:
         ValueError: a number outside its range, or an unknown start.
-        WeightsError: the world cannot be loaded.
+        WeightsError: the world cannot be loaded, or is of another task.
     """
     if not isinstance(start, float | int) and start not in STARTS:
         raise ValueError(
@@ -59,11 +61,9 @@ def dream_params(
         if not number or not low <= value <= high or math.isinf(value):
             expected = f"from {low} up, finite" if math.isinf(high) else f"from {low} to {high}"
             raise ValueError(f"{name} is {value!r}; expected a number {expected}.")
-    if not isinstance(world_model, WorldModel):
-        world_model = load_world(world_model)
     return canonical(
         DreamParams(
-            world_model=world_model,
+            world_model=world_for(task, world_model),
             temperature=temperature,
             dropout=dropout,
             track_tiles=track_tiles,
@@ -82,13 +82,13 @@ def canonical(params: DreamParams) -> DreamParams:
 
 
 def checked_action(env: DreamCarRacing, action: Any, lanes: tuple[int, ...] = ()) -> np.ndarray:
-    """The action(s), float32 [*lanes, 3] or int32 [*lanes].
+    """The action(s), float32 [*lanes, a] or int32 [*lanes].
 
     Raises:
         InvalidAction: another shape, a number that is not finite, or no such discrete action.
     """
-    shape = (*lanes, 3) if env.continuous else lanes
-    meaning = "steer, gas, brake" if env.continuous else f"0 to {len(DISCRETE_ACTIONS) - 1}"
+    shape = (*lanes, env.num_actions) if env.continuous else lanes
+    meaning = env.task.meaning if env.continuous else f"0 to {env.num_actions - 1}"
     try:
         array = np.asarray(action)
     except ValueError as error:  # rows of different lengths
@@ -101,7 +101,7 @@ def checked_action(env: DreamCarRacing, action: Any, lanes: tuple[int, ...] = ()
             "env.action_space.sample() shows one."
         )
     if not env.continuous:
-        if np.any((array < 0) | (array >= len(DISCRETE_ACTIONS))):
+        if np.any((array < 0) | (array >= env.num_actions)):
             raise InvalidAction(f"the action is {action}; expected {meaning}.")
         return array.astype(np.int32)
     if not np.all(np.isfinite(array)):
@@ -117,9 +117,9 @@ def start_from_options(
 ) -> tuple[jax.Array, Carry] | None:
     """Latent and carry that reset options ask for, or None for a usual start.
 
-    `frame` is one real frame; `frames` [n] with `actions` [n - 1, 3] burn the carry in (action i
-    was taken at frame i); `z` is a latent. Frames are CarRacing's uint8 [96, 96, 3] or V's
-    [64, 64, 3].
+    `frame` is one real frame; `frames` [n] with `actions` [n - 1, a] burn the carry in (action i
+    was taken at frame i); `z` is a latent. Frames are the simulator's, of CarRacing uint8
+    [96, 96, 3], or V's [64, 64, 3].
 
     Raises:
         ValueError: unknown options, or wrong shapes or types.
@@ -141,12 +141,13 @@ def start_from_options(
             )
         return jnp.asarray(z), initial
     if "frame" in options:
-        return _encode(world, _images(options["frame"], "frame")[None])[0], initial
-    images = _images(options["frames"], "frames")
+        return _encode(world, _images(options["frame"], "frame", world.task)[None])[0], initial
+    images = _images(options["frames"], "frames", world.task)
     actions = _floats(options["actions"], "actions")
-    if actions.shape != (len(images) - 1, 3) or not np.all(np.isfinite(actions)):
+    shape = (len(images) - 1, world.task.action_size)
+    if actions.shape != shape or not np.all(np.isfinite(actions)):
         raise ValueError(
-            f"options['actions'] has shape {actions.shape}; expected ({len(images) - 1}, 3), "
+            f"options['actions'] has shape {actions.shape}; expected {shape}, "
             f"finite: one continuous action between each two of the {len(images)} frames."
         )
     z = _encode(world, images)
@@ -160,17 +161,17 @@ def _floats(value: Any, name: str) -> np.ndarray:
         raise ValueError(f"options[{name!r}] is {value!r}; expected numbers.") from error
 
 
-def _images(frames: Any, name: str) -> np.ndarray:
-    frames = np.asarray(frames)
+def _images(frames: Any, name: str, task: Task) -> np.ndarray:
+    frames, raw = np.asarray(frames), task.preprocess.frame_shape
     many = name == "frames"
-    fits = frames.shape[-3:] in (FRAME_SHAPE, IMAGE_SHAPE) and frames.ndim == 3 + many
+    fits = frames.shape[-3:] in (raw, IMAGE_SHAPE) and frames.ndim == 3 + many
     if not fits or frames.dtype != np.uint8 or 0 in frames.shape:
         raise ValueError(
             f"options[{name!r}] has shape {frames.shape} and dtype {frames.dtype}; expected uint8 "
-            f"{'[n, ' if many else '['}96, 96, 3] as CarRacing-v3 gives them, or the same in 64x64 "
-            "from wm_env.preprocess."
+            f"{'[n, ' if many else '['}{raw[0]}, {raw[1]}, 3] as {task.id} gives them, or the same "
+            "in 64x64 from wm_env.preprocess."
         )
-    return preprocess(frames) if frames.shape[-3:] == FRAME_SHAPE else frames
+    return task.preprocess(frames) if frames.shape[-3:] == raw else frames
 
 
 @eqx.filter_jit

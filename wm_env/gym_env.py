@@ -17,6 +17,7 @@ from wm_env.dream import DreamCarRacing, DreamParams, DreamState
 from wm_env.gym_arguments import canonical, checked_action, dream_params, start_from_options
 from wm_env.mdn_rnn import Carry
 from wm_env.reward import TYPICAL_TRACK_TILES
+from wm_env.task import CAR_RACING, Task
 from wm_env.world_model import WorldModel
 
 FPS = 50  # as CarRacing-v3
@@ -33,20 +34,23 @@ class DreamCarRacingEnv(gymnasium.Env):
         render_mode: None, "rgb_array" (uint8 [400, 600, 3]) or "human" (a window).
         observation: "features" ([z, h] float32), "latent" (z) or "pixels" (uint8 [64, 64, 3]).
         continuous: CarRacing's Box of steer, gas and brake, or its Discrete(5).
-        world_model: a WorldModel, the path of one, or the name of a shipped one.
+        world_model: a WorldModel, the path of one, or the name of a shipped one; None is the
+            shipped one of the task.
         temperature: of the dream's randomness; 1 is as the data, more is wilder.
         dropout: rate of M's recurrent state in [0, 1); one mask an episode, thus one world each.
         track_tiles: tiles of the track, N; a tile pays 1000/N and a lap has N.
         lap_complete_percent: share of the tiles that ends the lap.
         start: "first" frames, "middle" of a drive, "mixed" half and half, or the share of middles.
         max_episode_steps: truncate here. None leaves it to the TimeLimit of `gym.make` (1000).
+        task: what is dreamt, or its id in Gymnasium; of another one than CarRacing the numbers of
+            tiles do not count, and `continuous` chooses its Box or its Discrete.
 
     `reset(options=...)` starts from `{"frame": ...}`, `{"frames": ..., "actions": ...}` or
     `{"z": ...}`. Same seed and actions, same program: the same bits.
 
     Raises:
         ValueError: an argument outside its range.
-        WeightsError: the world cannot be loaded.
+        WeightsError: the world cannot be loaded, is of another task, or none is shipped.
         RuntimeError: in a forked process, where JAX, which has threads, would wait for ever.
     """
 
@@ -58,13 +62,14 @@ class DreamCarRacingEnv(gymnasium.Env):
         *,
         observation: str = "features",
         continuous: bool = True,
-        world_model: WorldModel | str | os.PathLike = "carracing",
+        world_model: WorldModel | str | os.PathLike | None = None,
         temperature: float = 1.0,
         dropout: float = 0.0,
         track_tiles: float = TYPICAL_TRACK_TILES,
         lap_complete_percent: float = 1.0,
         start: str | float = "first",
         max_episode_steps: int | None = None,
+        task: Task | str = CAR_RACING,
     ):
         if os.getpid() != _IMPORTED_BY:
             raise RuntimeError(
@@ -77,8 +82,9 @@ class DreamCarRacingEnv(gymnasium.Env):
                 f"render_mode is {render_mode!r}; expected None or one of {RENDER_MODES}."
             )
         self.render_mode = render_mode
-        self.core = DreamCarRacing(observation, continuous)
+        self.core = DreamCarRacing(observation, continuous, task)
         self.params = dream_params(
+            self.core.task,
             world_model=world_model,
             temperature=temperature,
             dropout=dropout,

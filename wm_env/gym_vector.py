@@ -20,6 +20,7 @@ from wm_env.gym_env import FPS, begin
 from wm_env.mdn_rnn import Carry
 from wm_env.reward import TYPICAL_TRACK_TILES
 from wm_env.seeds import lane_seeds
+from wm_env.task import CAR_RACING, Task
 from wm_env.world_model import WorldModel
 
 _INFOS = {"tiles": np.float64, "lap_finished": np.bool_, "off_field": np.bool_}
@@ -41,7 +42,7 @@ class DreamCarRacingVectorEnv(VectorEnv):
 
     Raises:
         ValueError: an argument outside its range.
-        WeightsError: the world cannot be loaded.
+        WeightsError: the world cannot be loaded, is of another task, or none is shipped.
     """
 
     metadata = {
@@ -57,13 +58,14 @@ class DreamCarRacingVectorEnv(VectorEnv):
         *,
         observation: str = "features",
         continuous: bool = True,
-        world_model: WorldModel | str | os.PathLike = "carracing",
+        world_model: WorldModel | str | os.PathLike | None = None,
         temperature: float = 1.0,
         dropout: float = 0.0,
         track_tiles: float = TYPICAL_TRACK_TILES,
         lap_complete_percent: float = 1.0,
         start: str | float = "first",
         max_episode_steps: int | None = 1000,
+        task: Task | str = CAR_RACING,
     ):
         if num_envs < 1:
             raise ValueError(f"num_envs is {num_envs}; expected 1 or more.")
@@ -75,11 +77,14 @@ class DreamCarRacingVectorEnv(VectorEnv):
         self.num_envs = num_envs
         self.autoreset_mode = AutoresetMode.SAME_STEP  # as Gymnasium's own; TorchRL reads it here
         self.render_mode = render_mode
-        self.core = DreamCarRacing(observation, continuous)
+        self.core = DreamCarRacing(observation, continuous, task)
         # Pixels are decoded once, for what is shown after auto-reset, so the batch itself steps on
         # latents.
-        self._dream = DreamCarRacing("latent", continuous) if observation == "pixels" else self.core
+        self._dream = (
+            DreamCarRacing("latent", continuous, task) if observation == "pixels" else self.core
+        )
         self.params = dream_params(
+            self.core.task,
             world_model=world_model,
             temperature=temperature,
             dropout=dropout,

@@ -119,20 +119,22 @@ def model_card(
     fidelity: Fidelity | None = None,
 ) -> str:
     """The card of a world in Markdown: provenance, score, fidelity, and how to use it."""
+    task = world.task
     return "\n".join(
         (
             "---",
             "library_name: wm_env",
             "pipeline_tag: reinforcement-learning",
-            "tags: [world-model, reinforcement-learning, CarRacing-v3, jax]",
+            f"tags: [world-model, reinforcement-learning, {task.id}, jax]",
             "---",
-            "# A world model of CarRacing-v3",
+            f"# A world model of {task.id}",
             "",
-            "A VAE and an MDN-RNN that dream CarRacing, for `DreamCarRacing-v0` of `wm_env`:",
+            f"A VAE and an MDN-RNN that dream {task.id.split('-')[0]}, for `{task.dream_id}` of "
+            "`wm_env`:",
             "",
             "```python",
             "import gymnasium as gym, wm_env",
-            f'env = gym.make("DreamCarRacing-v0", world_model="hf://{name}")',
+            f'env = gym.make("{task.dream_id}", world_model="hf://{name}")',
             "```",
             "",
             "## Score",

@@ -30,16 +30,17 @@ class MDNRNNConfig:
     instead of one each. `correlated` lets them vary together, in a way that M says anew at each
     step: independent ones draw roads that are none. `tiles` says what the head of that name is: the
     log of a Poisson rate, the expected number itself ("squared"), or what the step pays for tiles,
-    in tiles of a typical track ("reward": the seed's plain regression of the reward).
+    in tiles of a typical track ("reward": the seed's plain regression of the reward). Of a task
+    without tiles it is the reward itself, of either sign, in the task's unit ("signed").
     """
 
     latent_size: int = 32  # Ha & Schmidhuber 2018, table of CarRacing sizes
-    action_size: int = 3  # steer, gas, brake
+    action_size: int = 3  # steer, gas, brake; of other tasks as many as they have
     hidden_size: int = 256  # Ha & Schmidhuber 2018
     mixtures: int = 5  # Ha & Schmidhuber 2018
     shared_mixture: bool = False
     correlated: bool = False
-    tiles: Literal["poisson", "squared", "reward"] = "poisson"
+    tiles: Literal["poisson", "squared", "reward", "signed"] = "poisson"
     dropout: float = 0.0  # of h, in training; one mask an episode (Gal & Ghahramani 2016)
 
 
@@ -147,7 +148,9 @@ class MDNRNN(eqx.Module):
         return Prediction(mixture=mixture, tiles=heads[-2], off_field=heads[-1])
 
     def expected_tiles(self, prediction: Prediction) -> Float[Array, ""]:
-        """Tiles that a step is expected to hit, in 0..TILES_PER_STEP_LIMIT."""
+        """Tiles that a step is expected to hit, in 0..TILES_PER_STEP_LIMIT; signed, the reward."""
+        if self.config.tiles == "signed":
+            return prediction.tiles
         if self.config.tiles == "poisson":
             return jnp.minimum(jnp.exp(prediction.tiles), TILES_PER_STEP_LIMIT)
         return jnp.clip(prediction.tiles, 0.0, TILES_PER_STEP_LIMIT)

@@ -10,10 +10,11 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 from gymnax.environments.spaces import gymnax_space_to_gym_space
 
-from wm_env.dream import ACTION_HIGH, ACTION_LOW, DISCRETE_ACTIONS, DreamCarRacing, DreamParams
+from wm_env.dream import DreamCarRacing, DreamParams
 from wm_env.gym_arguments import checked_action
 from wm_env.mdn_rnn import Carry
-from wm_env.weights import load_world
+from wm_env.task import Task
+from wm_env.weights import world_for
 from wm_env.world_model import WorldModel
 
 
@@ -22,24 +23,27 @@ class Perception:
 
     def __init__(
         self,
+        task: Task,
         world_model: WorldModel | str | os.PathLike | None,
         observation: str,
         continuous: bool,
         lanes: tuple[int, ...] = (),
     ):
-        self._core = DreamCarRacing(observation, continuous)
-        self.world: WorldModel | None = None
-        if observation != "pixels":
-            world = "carracing" if world_model is None else world_model
-            self.world = world if isinstance(world, WorldModel) else load_world(world)
+        self._core = DreamCarRacing(observation, continuous, task)
+        self.world = None if observation == "pixels" else world_for(task, world_model)
         self._lanes = lanes
         self._begun = False
         self._z: jax.Array | None = None
         self._carry: Carry | None = None
 
     @property
+    def task(self) -> Task:
+        """What is perceived."""
+        return self._core.task
+
+    @property
     def continuous(self) -> bool:
-        """Whether actions are steer, gas and brake rather than one of five."""
+        """Whether actions are steer, gas and brake, or the like, rather than one of a few."""
         return self._core.continuous
 
     def spaces(self) -> tuple[gymnasium.Space, gymnasium.Space]:
@@ -49,7 +53,7 @@ class Perception:
         return seen, gymnax_space_to_gym_space(self._core.action_space(params))
 
     def understood(self, action: Any) -> tuple[np.ndarray, np.ndarray]:
-        """The checked action, and the steer, gas and brake that it stands for, float32 [..., 3].
+        """The checked action, and the steer, gas and brake that it stands for, float32 [..., a].
 
         Raises:
             ResetNeeded: before `begin`.
@@ -59,9 +63,9 @@ class Perception:
             raise ResetNeeded("step was called before reset; call reset() first.")
         action = checked_action(self._core, action, self._lanes)
         if self._core.continuous:
-            action = np.clip(action, ACTION_LOW, ACTION_HIGH)
+            action = np.clip(action, self.task.low, self.task.high)
             return action, action
-        return action, DISCRETE_ACTIONS[action]
+        return action, self.task.discrete_actions[action]
 
     def begin(self, images: np.ndarray) -> np.ndarray:
         """What the agent sees of first frames."""

@@ -2,7 +2,7 @@
 
 The wrappers keep V's latent and M's carry beside the real frames, so a policy moves across
 unchanged. At time t the agent sees (z_t, h_t); its a_t goes to the car and, with z_t, into the
-carry; then V sees the next frame.
+carry; then V sees the next frame. The environments of other tasks are wrapped alike.
 """
 
 import os
@@ -15,11 +15,12 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
-from wm_env.car_racing import make_car_racing, make_car_racing_vector
 from wm_env.perception import Perception
-from wm_env.preprocess import FRAME_SHAPE, preprocess
 from wm_env.reward import TileCounter, is_off_field
 from wm_env.seeds import lane_seeds
+from wm_env.simulator import make_simulator, make_simulator_vector
+from wm_env.task import CAR_RACING, Task, task_named
+from wm_env.weights import task_of
 from wm_env.world_model import WorldModel
 
 
@@ -28,23 +29,26 @@ def make_real(
     *,
     observation: str = "features",
     continuous: bool = True,
+    task: Task | str | None = None,
     **kwargs: Any,
 ) -> gymnasium.Env:
-    """CarRacing-v3 with the dream's spaces.
+    """CarRacing-v3 with the dream's spaces, or the environment that the world is of.
 
     Args:
         world_model: a WorldModel, the path of one, or the name of a shipped one; None is the
             shipped one. Pixels need none.
         observation: "features" ([z, h] float32), "latent" (z) or "pixels" (uint8 [64, 64, 3]).
         continuous: CarRacing's Box of steer, gas and brake, or its Discrete(5).
+        task: the environment, or its id; None is the one that the world is of.
         kwargs: of `gymnasium.make("CarRacing-v3")`, as render_mode or max_episode_steps.
 
     Raises:
-        ValueError: an unknown observation kind.
-        WeightsError: the world cannot be loaded.
+        ValueError: an unknown observation kind or task.
+        WeightsError: the world cannot be loaded, or is of another task.
     """
-    env = make_car_racing(continuous=continuous, **kwargs)
-    return WorldModelObservation(env, world_model, observation=observation)
+    task = _task(task, world_model)
+    env = make_simulator(task, continuous=continuous, **kwargs)
+    return WorldModelObservation(env, world_model, observation=observation, task=task)
 
 
 def make_real_vector(
@@ -55,24 +59,27 @@ def make_real_vector(
     continuous: bool = True,
     backend: str = "gymnasium",
     seeds: Sequence[int] | None = None,
+    task: Task | str | None = None,
     **kwargs: Any,
 ) -> VectorEnv:
-    """Many CarRacing-v3 with the dream's spaces; a lane that ends begins anew at the next step.
+    """Many of `make_real`'s with the dream's spaces; a lane that ends begins anew at the next step.
 
     Args:
         num_envs: number of cars.
-        world_model, observation, continuous: as for `make_real`.
+        world_model, observation, continuous, task: as for `make_real`.
         backend: "gymnasium" or "envpool".
         seeds: of each lane's first episode; later ones follow from them.
-        kwargs: of `wm_env.car_racing.make_car_racing_vector`.
+        kwargs: of `wm_env.simulator.make_simulator_vector`.
 
     Raises:
-        ValueError: an unknown observation kind or backend, EnvPool not installed, wrong seeds.
-        WeightsError: the world cannot be loaded.
+        ValueError: an unknown observation kind, task or backend, EnvPool not installed, wrong
+            seeds.
+        WeightsError: the world cannot be loaded, or is of another task.
     """
-    env = make_car_racing_vector(num_envs, backend=backend, **kwargs)
+    task = _task(task, world_model)
+    env = make_simulator_vector(task, num_envs, backend=backend, **kwargs)
     return WorldModelVectorObservation(
-        env, world_model, observation=observation, continuous=continuous, seeds=seeds
+        env, world_model, observation=observation, continuous=continuous, seeds=seeds, task=task
     )
 
 
@@ -83,8 +90,9 @@ class WorldModelObservation(gymnasium.Wrapper, RecordConstructorArgs):
     `tiles` (so far), `lap_finished` and `off_field`.
 
     Args:
-        env: CarRacing-v3, continuous or discrete, giving its raw frames.
-        world_model, observation: as for `make_real`.
+        env: CarRacing-v3, continuous or discrete, giving its raw frames; or of another task, as
+            `wm_env.simulator` makes it.
+        world_model, observation, task: as for `make_real`.
 
     Raises:
         ValueError: the frames are not CarRacing's, or an unknown observation kind.
@@ -97,14 +105,17 @@ class WorldModelObservation(gymnasium.Wrapper, RecordConstructorArgs):
         world_model: WorldModel | str | os.PathLike | None = None,
         *,
         observation: str = "features",
+        task: Task | str | None = None,
     ):
+        told = {} if task is None else {"task": task_named(task).id}
         RecordConstructorArgs.__init__(
-            self, world_model=world_model, observation=observation, _disable_deepcopy=True
+            self, world_model=world_model, observation=observation, **told, _disable_deepcopy=True
         )
         gymnasium.Wrapper.__init__(self, env)
-        _check_frames(env.observation_space)
+        task = _task(task, world_model)
+        _check_frames(env.observation_space, task)
         continuous = isinstance(env.action_space, gymnasium.spaces.Box)
-        self._perception = Perception(world_model, observation, continuous)
+        self._perception = Perception(task, world_model, observation, continuous)
         self.observation_space, self.action_space = self._perception.spaces()
         self._tiles = TileCounter(1)
 
@@ -118,7 +129,7 @@ class WorldModelObservation(gymnasium.Wrapper, RecordConstructorArgs):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin an episode, with h = 0 and z = V(first frame)."""
         frame, info = self.env.reset(seed=seed, options=options)
-        image = preprocess(frame)
+        image = self._perception.task.preprocess(frame)
         self._tiles = TileCounter(1)
         info |= {"image": image, "tiles": 0.0, "lap_finished": False, "off_field": False}
         return self._perception.begin(image), info
@@ -133,11 +144,13 @@ class WorldModelObservation(gymnasium.Wrapper, RecordConstructorArgs):
         action, controls = self._perception.understood(action)
         taken = controls if self._perception.continuous else int(action)
         frame, reward, terminated, truncated, info = self.env.step(taken)
-        image, reward = preprocess(frame), float(reward)
-        off_field = bool(is_off_field(reward))
+        task, reward = self._perception.task, float(reward)
+        image = task.preprocess(frame)
+        off_field = bool(is_off_field(reward) if task.pays_tiles else terminated)
+        tiles = self._tiles.count(np.array([reward])) if task.pays_tiles else np.zeros(1)
         info |= {
             "image": image,
-            "tiles": float(self._tiles.count(np.array([reward]))[0]),
+            "tiles": float(tiles[0]),
             "lap_finished": bool(terminated) and not off_field,
             "off_field": off_field,
         }
@@ -153,8 +166,9 @@ class WorldModelVectorObservation(VectorWrapper):
     Infos are those of `WorldModelObservation`, one row a lane.
 
     Args:
-        env: lanes of CarRacing-v3 with its continuous actions, or all with its discrete ones.
-        world_model, observation: as for `make_real`.
+        env: lanes of CarRacing-v3 with its continuous actions, or all with its discrete ones; or
+            of another task, as `wm_env.simulator` makes them.
+        world_model, observation, task: as for `make_real`.
         continuous: whether the agent acts in the Box or in Discrete(5); lanes with continuous
             actions take both.
         seeds: of each lane's first episode.
@@ -173,16 +187,18 @@ class WorldModelVectorObservation(VectorWrapper):
         observation: str = "features",
         continuous: bool = True,
         seeds: Sequence[int] | None = None,
+        task: Task | str | None = None,
     ):
         super().__init__(env)
-        _check_frames(env.single_observation_space)
+        task = _task(task, world_model)
+        _check_frames(env.single_observation_space, task)
         mode = env.metadata.get("autoreset_mode")
         if mode != AutoresetMode.NEXT_STEP:
             raise ValueError(
                 f"the lanes' autoreset_mode is {mode}; expected {AutoresetMode.NEXT_STEP}, the "
                 "default of Gymnasium's vector environments."
             )
-        self._perception = Perception(world_model, observation, continuous, (env.num_envs,))
+        self._perception = Perception(task, world_model, observation, continuous, (env.num_envs,))
         self.single_observation_space, self.single_action_space = self._perception.spaces()
         self.observation_space = batch_space(self.single_observation_space, env.num_envs)
         self.action_space = batch_space(self.single_action_space, env.num_envs)
@@ -209,7 +225,7 @@ class WorldModelVectorObservation(VectorWrapper):
         seed = self._first_seeds if seed is None else lane_seeds(seed, self.num_envs)
         self._first_seeds = None
         frames, infos = self.env.reset(seed=seed, options=options)  # pyright: ignore
-        images = preprocess(frames)
+        images = self._perception.task.preprocess(frames)
         self._tiles = TileCounter(self.num_envs)
         self._over = np.zeros(self.num_envs, np.bool_)
         nothing = np.zeros(self.num_envs, np.bool_)
@@ -230,11 +246,15 @@ class WorldModelVectorObservation(VectorWrapper):
         frames, rewards, terminated, truncated, infos = self.env.step(
             actions if discrete else controls
         )
-        images, begun = preprocess(frames), self._over
-        self._tiles.restart(begun)
+        task = self._perception.task
+        images, begun = task.preprocess(frames), self._over
         self._over = terminated | truncated
-        off_field = is_off_field(rewards)
-        tiles = self._tiles.count(np.where(begun, 0.0, rewards))
+        if task.pays_tiles:
+            self._tiles.restart(begun)
+            off_field = is_off_field(rewards)
+            tiles = self._tiles.count(np.where(begun, 0.0, rewards))
+        else:
+            off_field, tiles = terminated.copy(), np.zeros(self.num_envs)
         infos = self._with_ours(infos, images, tiles, terminated & ~off_field, off_field)
         shown = self._perception.advance(controls, images, begun)
         return shown, rewards, terminated, truncated, infos
@@ -257,9 +277,19 @@ class WorldModelVectorObservation(VectorWrapper):
         return {**infos, **ours, **masks}
 
 
-def _check_frames(space: gymnasium.Space) -> None:
-    if space.shape != FRAME_SHAPE or space.dtype != np.uint8:
+def _task(task: Task | str | None, world_model: WorldModel | str | os.PathLike | None) -> Task:
+    """The task that is told, or else that of the world."""
+    if task is not None:
+        return task_named(task)
+    if world_model is None:
+        return CAR_RACING
+    return world_model.task if isinstance(world_model, WorldModel) else task_of(world_model)
+
+
+def _check_frames(space: gymnasium.Space, task: Task) -> None:
+    expected = task.preprocess.frame_shape
+    if space.shape != expected or space.dtype != np.uint8:
         raise ValueError(
-            f"the environment shows {space}; expected CarRacing-v3's uint8 frames {FRAME_SHAPE}. "
+            f"the environment shows {space}; expected {task.id}'s uint8 frames {expected}. "
             "Wrap it before any other wrapper changes its frames, or call make_real."
         )

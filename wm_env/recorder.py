@@ -8,10 +8,10 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from wm_env.car_racing import provenance
 from wm_env.preprocess import preprocess
 from wm_env.seeds import refuse_held_out
 from wm_env.shard import Episode, Shard, write_shard
+from wm_env.simulator import provenance
 from wm_env.storage import StorePath, to_path
 
 LEAST_STEPS = 150  # 3 s, of which CarRacing zooms in for one

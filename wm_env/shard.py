@@ -3,14 +3,15 @@
 One Zarr 3 archive (zip, zstd) with
 
     images      uint8   [sum(T + 1), 64, 64, 3]   frame_0 .. frame_T, episode after episode
-    actions     float32 [sum(T), 3]               a_t, what was done on seeing frame_t
+    actions     float32 [sum(T), a]               a_t, what was done on seeing frame_t; a = 3
     rewards     float32 [sum(T)]                  r_t, as the simulator paid it for that step
     tiles       uint8   [sum(T)]                  tiles hit during that very step
     off_field   bool    [sum(T)]                  the car left the field during that step (the -100)
     terminated  bool    [sum(T)]                  a time limit is never a terminal
     truncated   bool    [sum(T)]
 
-and a manifest in its attributes: format version, checksums, the simulator, package versions, and a
+A shard of another task than CarRacing has no tiles and no off_field. All have a manifest in their
+attributes: format version, checksums, the task (unless CarRacing), simulator, package versions, a
 row for each episode (driver, seed, length, return, number of track tiles N). Every chunk carries a
 CRC-32, which each read checks; none may be missing.
 """
@@ -30,21 +31,22 @@ from zarr.storage import ZipStore
 from wm_env.preprocess import IMAGE_SHAPE
 from wm_env.reward import is_off_field
 from wm_env.storage import StoreError, StorePath, appearing_whole, local_copy
+from wm_env.task import CAR_RACING, Task, marked
 
 FORMAT, FORMAT_VERSION = "wm_env.store", 2
 CHUNK_FRAMES = 64  # 64 * 12,288 bytes: the unit that is read, decompressed and shuffled
 STEP_ARRAYS = ("actions", "rewards", "tiles", "off_field", "terminated", "truncated")
+_OF_TILES = ("tiles", "off_field")
 _DTYPES = {"images": "uint8", "actions": "float32", "rewards": "float32", "tiles": "uint8"}
-_SHAPES = {"images": IMAGE_SHAPE, "actions": (3,)}
 _ZSTD = ZstdCodec(level=3)
 _REMEDY = "delete the file and run the same collection again: it fills the gap."
 
 
 @dataclass(frozen=True)
 class Episode:
-    """One episode on a track of N tiles.
+    """One episode on a track of N tiles, which is 0 of a task without.
 
-    images uint8 [T + 1, 64, 64, 3], actions float32 [T, 3], the rest [T].
+    images uint8 [T + 1, 64, 64, 3], actions float32 [T, a], the rest [T].
     """
 
     images: np.ndarray
@@ -55,6 +57,7 @@ class Episode:
     track_tiles: int
     driver: str
     seed: int
+    task: Task = CAR_RACING
 
     @classmethod
     def driven(
@@ -68,7 +71,7 @@ class Episode:
     ) -> "Episode":
         """An episode whose last step ends it, by a terminal or by the time limit.
 
-        `of` are `track_tiles`, `driver` and `seed`.
+        `of` are `track_tiles`, `driver`, `seed` and `task`.
         """
         last = np.arange(len(actions)) == len(actions) - 1
         ends = {"terminated": last & terminated, "truncated": last & (not terminated)}
@@ -76,8 +79,11 @@ class Episode:
 
     @property
     def off_field(self) -> np.ndarray:
-        """bool [T]: CarRacing pays exactly -100 in the step in which the car leaves the field."""
-        return is_off_field(self.rewards)
+        """bool [T]: CarRacing pays exactly -100 in the step in which the car leaves the field.
+
+        Of another task: whether it is terminated.
+        """
+        return is_off_field(self.rewards) if self.task.pays_tiles else self.terminated
 
     @property
     def tiles(self) -> np.ndarray:
@@ -106,6 +112,11 @@ class Shard:
     path: StorePath
     episodes: tuple[EpisodeRow, ...]
     manifest: dict[str, Any]
+
+    @property
+    def task(self) -> Task:
+        """What was driven."""
+        return marked(self.manifest)
 
     @property
     def frames(self) -> int:
@@ -150,7 +161,7 @@ class Shard:
         Raises:
             StoreError: when a byte differs.
         """
-        for name, (shape, _, chunk) in _layout(self.episodes).items():
+        for name, (shape, _, chunk) in _layout(self.episodes, self.task).items():
             expected = self.manifest["checksums"][name]
             at = (slice(start, start + chunk) for start in range(0, shape[0], chunk))
             if checksum(self.parts(name, at)) != expected:
@@ -158,6 +169,11 @@ class Shard:
                     f"shard {self.path} is damaged: {name} does not match its checksum "
                     f"{expected!s:.12}…; {_REMEDY}"
                 )
+
+
+def step_arrays(task: Task) -> tuple[str, ...]:
+    """The names of a shard's arrays of steps."""
+    return tuple(name for name in STEP_ARRAYS if task.pays_tiles or name not in _OF_TILES)
 
 
 def bounds(rows: Iterable[EpisodeRow]) -> Iterator[tuple[EpisodeRow, slice, slice]]:
@@ -168,31 +184,32 @@ def bounds(rows: Iterable[EpisodeRow]) -> Iterator[tuple[EpisodeRow, slice, slic
         frame, step = frame + row.length + 1, step + row.length
 
 
-def _layout(rows: Sequence[EpisodeRow]) -> dict[str, tuple[tuple[int, ...], str, int]]:
+def _layout(rows: Sequence[EpisodeRow], task: Task) -> dict[str, tuple[tuple[int, ...], str, int]]:
     """What the episodes' arrays must be: shape, dtype, and length of a chunk, by name."""
-    steps = sum(row.length for row in rows)
-    layout = {}
-    for name in (*STEP_ARRAYS, "images"):
+    steps, layout = sum(row.length for row in rows), {}
+    shapes = {"images": IMAGE_SHAPE, "actions": (task.action_size,)}
+    for name in (*step_arrays(task), "images"):
         length, chunk = (steps + len(rows), CHUNK_FRAMES) if name == "images" else (steps, steps)
-        shape = (length, *_SHAPES.get(name, ()))
+        shape = (length, *shapes.get(name, ()))
         layout[name] = (shape, _DTYPES.get(name, "bool"), min(chunk, length))
     return layout
 
 
 def write_shard(path: StorePath, episodes: Sequence[Episode], provenance: dict[str, Any]) -> Shard:
-    """Write a group of episodes as one shard, which appears at `path` whole."""
-    rows = tuple(_row(episode) for episode in episodes)
-    layout = _layout(rows)
+    """Write a group of episodes of one task as one shard, which appears at `path` whole."""
+    rows, task = tuple(_row(episode) for episode in episodes), episodes[0].task
+    layout = _layout(rows, task)
     images = [episode.images for episode in episodes]  # never copied as a whole: they are large
     steps = {
         name: np.concatenate(
             [getattr(episode, name) for episode in episodes], dtype=layout[name][1]
         )
-        for name in STEP_ARRAYS
+        for name in step_arrays(task)
     }
     manifest = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
+        **task.mark,
         "checksums": {
             "images": checksum(images),
             **{name: checksum([array]) for name, array in steps.items()},
@@ -295,7 +312,7 @@ def _checked_row(found: dict[str, Any]) -> EpisodeRow:
 
 def _check_arrays(shard: Shard, read: dict[str, Any], names: set[str]) -> None:
     """Raise StoreError unless arrays, checksums and chunks are those of the shard's episodes."""
-    layout = _layout(shard.episodes)
+    layout = _layout(shard.episodes, shard.task)
     if not shard.episodes or set(shard.manifest["checksums"]) != set(layout):
         raise StoreError("its manifest names no episode, or not the checksum of every array")
     if not isinstance(shard.manifest["provenance"], dict):

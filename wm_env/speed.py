@@ -14,11 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import registrations
-from wm_env.car_racing import default_backend, make_car_racing, make_car_racing_vector
+from wm_env.car_racing import make_car_racing, make_car_racing_vector
 from wm_env.dream import DreamCarRacing, DreamParams
 from wm_env.mdn_rnn import MDNRNN, MDNRNNConfig
+from wm_env.simulator import default_backend
+from wm_env.task import CAR_RACING
 from wm_env.vae import VAE, VAEConfig
-from wm_env.weights import load_world, shipped_names
+from wm_env.weights import shipped_names, world_for
 from wm_env.workers import usable_cores
 from wm_env.world_model import StartStates, WorldModel
 
@@ -152,7 +154,7 @@ def world_or_untrained(path_or_shipped_name: str | None = None) -> WorldModel:
     """A world by its name, else the shipped one, else one of random weights."""
     if path_or_shipped_name is None and "carracing" not in shipped_names():
         return untrained_world()
-    return load_world(path_or_shipped_name or "carracing")
+    return world_for(CAR_RACING, path_or_shipped_name)
 
 
 def untrained_world(seed: int = 0) -> WorldModel:

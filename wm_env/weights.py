@@ -1,7 +1,8 @@
 """Worlds and controllers on disk: safetensors files that say what they are and notice damage.
 
 The header carries `format`, `format_version`, `kind`, `config` and `provenance` (JSON), and a
-SHA-256 `checksum` of the tensors. Arrays may be stored in float16; in memory they are float32.
+SHA-256 `checksum` of the tensors. Arrays may be stored in float16; in memory they are float32. A
+world's config names its task, where that is not CarRacing.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ import safetensors
 import safetensors.numpy
 
 from wm_env.mdn_rnn import MDNRNN, MDNRNNConfig
+from wm_env.task import CAR_RACING, Task, marked
 from wm_env.vae import VAE, VAEConfig
 from wm_env.world_model import Metadata, StartStates, WorldModel
 
@@ -52,6 +54,7 @@ def save_world(
         "vae": dataclasses.asdict(world.vae.config),
         "mdn_rnn": dataclasses.asdict(world.mdn_rnn.config),
         "starts": {"first": len(world.starts.first_z), "middle": len(world.starts.z)},
+        **world.task.mark,
     }
     provenance = {**world.metadata, **(metadata or {})}
     _write(tensors, path, kind="world", config=config, provenance=provenance)
@@ -71,7 +74,8 @@ def load_world(path_or_shipped_name: str | os.PathLike = "carracing") -> WorldMo
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(
             f"{path}: its config {config} does not describe a world ({error!r}); expected the "
-            "fields of VAEConfig and MDNRNNConfig. Write the file again with save_world."
+            "fields of VAEConfig and MDNRNNConfig, and a known task. Write the file again with "
+            "save_world."
         ) from error
     leaves, structure = jax.tree.flatten(template)
     names = list(_named_leaves(template))
@@ -92,6 +96,55 @@ def load_world(path_or_shipped_name: str | os.PathLike = "carracing") -> WorldMo
         arrays = [jnp.asarray(tensors[name], jnp.float32) for name in names]
     world = jax.tree.unflatten(structure, arrays)
     return dataclasses.replace(world, metadata=Metadata(provenance))
+
+
+def world_for(task: Task | None, world_model: WorldModel | str | os.PathLike | None) -> WorldModel:
+    """The world that is given, by itself, its file or its name; None is the task's shipped one.
+
+    A task of None is the world's own, or without a world CarRacing.
+
+    Raises:
+        WeightsError: the world is of another task, or cannot be loaded, or none is shipped.
+    """
+    if world_model is None:
+        world_model = world_name(CAR_RACING if task is None else task, None)
+    world = world_model if isinstance(world_model, WorldModel) else load_world(world_model)
+    if task is not None and world.task != task:
+        named = "the world" if isinstance(world_model, WorldModel) else f"the world {world_model}"
+        raise WeightsError(
+            f"{named} is of {world.task.id}; expected one of {task.id}. It dreams as "
+            f"{world.task.dream_id}."
+        )
+    return world
+
+
+def world_name(task: Task, given: str | os.PathLike | None) -> str | os.PathLike:
+    """The file or name of the world that is given; None is the task's shipped one.
+
+    Raises:
+        WeightsError: none is shipped.
+    """
+    if given is None and task.world is None:
+        raise WeightsError(
+            f"no world of {task.id} is shipped; expected world_model=, a WorldModel or the path of "
+            f"one. Make one: python -m training all --env {task.id} --preset laptop --out DIR "
+            "writes DIR/world.safetensors."
+        )
+    return given or str(task.world)
+
+
+def controller_name(task: Task, given: str | os.PathLike | None) -> str | os.PathLike:
+    """The file or name of the controller that is given; None is the task's shipped one.
+
+    Raises:
+        WeightsError: none is shipped.
+    """
+    if given is None and task.controller is None:
+        raise WeightsError(
+            f"no controller of {task.id} is shipped; expected the path of one. Evolve one: python "
+            "-m agents evolve --world WORLD.safetensors."
+        )
+    return given or str(task.controller)
 
 
 def save_controller(
@@ -126,12 +179,20 @@ def checksum_of(path_or_shipped_name: str | os.PathLike) -> str:
     Raises:
         WeightsError: there is no such file, or it is none of ours.
     """
+    return _header(_resolve(path_or_shipped_name), "checksum")
+
+
+def task_of(path_or_shipped_name: str | os.PathLike) -> Task:
+    """The task that a world's file names, without reading the weights.
+
+    Raises:
+        WeightsError: there is no such file, or it is none of ours, or its task is unknown.
+    """
     path = _resolve(path_or_shipped_name)
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            return (file.metadata() or {})["checksum"]
-    except (safetensors.SafetensorError, KeyError, OSError) as error:
-        raise WeightsError(f"{path}: not a file of weights ({error!r}).") from error
+        return marked(json.loads(_header(path, "config")))
+    except ValueError as error:
+        raise WeightsError(f"{path}: no world that can be used ({error}).") from error
 
 
 def digest_of(tree: Any, *, salt: bytes = b"") -> str:
@@ -182,7 +243,8 @@ def _world_template(config: Mapping[str, Any]) -> WorldModel:
             h=jnp.zeros((middle, hidden)),
             c=jnp.zeros((middle, hidden)),
         )
-        return WorldModel(VAE(vae_config, key=key), MDNRNN(mdn_rnn_config, key=key), starts)
+        vae, mdn_rnn = VAE(vae_config, key=key), MDNRNN(mdn_rnn_config, key=key)
+        return WorldModel(vae, mdn_rnn, starts, task=marked(config))
 
     return jax.eval_shape(build)
 
@@ -209,6 +271,15 @@ def _resolve(path_or_shipped_name: str | os.PathLike) -> Path:
         "hf://OWNER/NAME of a world on the Hugging Face Hub, or make it: "
         "python -m training memory writes a world, evolve a controller."
     )
+
+
+def _header(path: Path, field: str) -> str:
+    """One of the fields of a file's header."""
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return (file.metadata() or {})[field]
+    except (safetensors.SafetensorError, KeyError, OSError) as error:
+        raise WeightsError(f"{path}: not a file of weights ({error!r}).") from error
 
 
 def _checksum(tensors: Mapping[str, np.ndarray]) -> str:

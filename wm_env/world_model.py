@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
 
 from wm_env import mdn
 from wm_env.mdn_rnn import MDNRNN, Carry, Prediction
+from wm_env.task import CAR_RACING, Task
 from wm_env.vae import VAE
 
 # V's KL term holds latents near a standard normal, so a value of 10 is far outside anything V gave
@@ -69,8 +70,8 @@ class Step(eqx.Module):
     """One dreamt step: what the world is after it, and what happened during it."""
 
     z: Float[Array, "z"]  # next latent, in +-Z_LIMIT
-    tiles: Float[Array, ""]  # expected number of tiles hit during the step
-    off_field: Bool[Array, ""]  # whether the car left the playing field during the step
+    tiles: Float[Array, ""]  # expected number of tiles hit, or reward in the task's unit
+    off_field: Bool[Array, ""]  # whether the car left the playing field, or the episode ended
     carry: Carry
     prediction: Prediction
 
@@ -79,15 +80,28 @@ class WorldModel(eqx.Module):
     """V + M + start states. Unbatched; callers vmap.
 
     Alignment: at time t the agent sees (z_t, h_t) and acts a_t. `advance` consumes (z_t, a_t) and
-    gives z_{t+1}, the tiles hit and off-field during that very step, and the carry after it.
+    gives z_{t+1}, the tiles hit and off-field during that very step, and the carry after it. What
+    M's heads of these names foretell of another task than CarRacing, the task says.
     """
 
     vae: VAE
     mdn_rnn: MDNRNN
     starts: StartStates
     metadata: Metadata = eqx.field(static=True, default_factory=Metadata)
+    task: Task = eqx.field(static=True, default=CAR_RACING)
 
     def __check_init__(self):
+        config = self.mdn_rnn.config
+        if (config.action_size, config.tiles != "signed") != (
+            self.task.action_size,
+            self.task.pays_tiles,
+        ):
+            kinds = "poisson, squared or reward" if self.task.pays_tiles else "signed"
+            raise ValueError(
+                f"M's action_size is {config.action_size} and its tiles {config.tiles!r}; expected "
+                f"{self.task.action_size} and {kinds} for {self.task.id}. Build M from a config of "
+                "that kind, or name the world's task."
+            )
         latent, hidden = self.mdn_rnn.config.latent_size, self.mdn_rnn.config.hidden_size
         sizes = {
             "vae latent_size": (self.vae.config.latent_size, latent),

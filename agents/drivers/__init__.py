@@ -5,11 +5,12 @@ and in the dream the road then obeys the driver. Scripted drivers read the raw f
 dashboard included, which the world model never sees.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 from agents.drivers.action_noise import ActionNoise, Style
-from agents.drivers.chance import BrownianDriver, RandomDriver
+from agents.drivers.chance import BrownianDriver, RandomDriver, WalkDriver
 from agents.drivers.driver import Actions, Driver, Frames
 from agents.drivers.failures import FailuresDriver
 from agents.drivers.heuristic import (
@@ -21,6 +22,7 @@ from agents.drivers.heuristic import (
     SwappedDriver,
 )
 from agents.drivers.road import road_centres, wheel_speed
+from wm_env.task import CAR_RACING, Task
 
 __all__ = [
     "DRIVERS",
@@ -38,6 +40,8 @@ __all__ = [
     "RecoveryDriver",
     "Style",
     "SwappedDriver",
+    "WalkDriver",
+    "drivers_of",
     "make_driver",
     "road_centres",
     "wheel_speed",
@@ -64,18 +68,31 @@ DRIVERS: dict[str, Callable[..., Driver]] = {
 }
 
 
-def make_driver(name: str, cars: int, seed: int, **options: Any) -> Driver:
-    """A driver by its name in `DRIVERS`, for `cars` cars.
+def drivers_of(task: Task) -> dict[str, Callable[..., Driver]]:
+    """The drivers that there are of a task, by name: those of CarRacing read its road."""
+    if task == CAR_RACING:
+        return DRIVERS
+    chance = {"random": RandomDriver, "brownian": WalkDriver}
+    blind = {name: functools.partial(driver, task=task) for name, driver in chance.items()}
+    return {**blind, "on_policy": functools.partial(_on_policy, task=task)}
+
+
+def make_driver(
+    name: str, cars: int, seed: int, *, task: Task = CAR_RACING, **options: Any
+) -> Driver:
+    """A driver by its name in `drivers_of(task)`, for `cars` cars.
 
     Args:
-        name: one of `DRIVERS`.
+        name: one of `drivers_of(task)`, of CarRacing `DRIVERS`.
         cars: how many cars it drives at once.
         seed: of what it draws.
+        task: what is driven.
         options: of `on_policy` alone: those of `agents.drivers.policy.PolicyDriver`.
 
     Raises:
         ValueError: for a name that is not there.
     """
-    if name not in DRIVERS:
-        raise ValueError(f"unknown driver {name!r}; expected one of {', '.join(sorted(DRIVERS))}")
-    return DRIVERS[name](cars, seed, **options)
+    drivers = drivers_of(task)
+    if name not in drivers:
+        raise ValueError(f"unknown driver {name!r}; expected one of {', '.join(sorted(drivers))}")
+    return drivers[name](cars, seed, **options)

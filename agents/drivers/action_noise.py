@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.drivers.driver import HIGH, LOW, Actions
+from agents.drivers.driver import Actions
+from wm_env.task import CAR_RACING, Task
 
 
 @dataclass(frozen=True)
@@ -39,24 +40,31 @@ class ActionNoise:
         gone: bool [n], the cars that have given up by now.
     """
 
-    def __init__(self, cars: int, random: np.random.Generator, style: Style):
+    def __init__(
+        self, cars: int, random: np.random.Generator, style: Style, task: Task = CAR_RACING
+    ):
         self._random, self._style = random, style
-        self._sigma = random.uniform(*style.noise, (cars, 1)) * np.array([1.0, 0.6, 0.5])
+        self._low, self._high, size = task.low, task.high, task.action_size
+        # A wrong manoeuvre leaves what can rest at rest half of the time.
+        resting = np.array([control.rests for control in task.controls])
+        self._wrong_low = np.where(resting, 2.0 * self._low - self._high, self._low)
+        scale = np.array([control.noise for control in task.controls])
+        self._sigma = random.uniform(*style.noise, (cars, 1)) * scale
         self._memory = random.choice([0.0, 0.6, 0.9], (cars, 1))
-        self._noise = np.zeros((cars, 3))
-        self._burst = np.zeros((cars, 3))
+        self._noise = np.zeros((cars, size))
+        self._burst = np.zeros((cars, size))
         self._burst_left = np.zeros(cars, np.int64)
         self._driver = np.arange(cars)  # whose actions a car carries out
         self.gone = np.zeros(cars, bool)
 
     def disturb(self, actions: NDArray[np.floating]) -> Actions:
-        """The actions [n, 3] with the next step's noise, within their ranges."""
+        """The actions [n, a] with the next step's noise, within their ranges."""
         noise = self._next_noise()
         self._start_bursts()
         actions = actions[self._driver] + noise
         wrong = (self._burst_left > 0) & (self._driver == np.arange(len(actions)))
         actions = np.where(wrong[:, None], self._burst, actions)
-        return np.clip(actions, LOW, HIGH).astype(np.float32)
+        return np.clip(actions, self._low, self._high).astype(np.float32)
 
     def _next_noise(self) -> NDArray[np.float64]:
         fresh = self._random.normal(size=self._noise.shape) * self._sigma
@@ -69,10 +77,11 @@ class ActionNoise:
         self._burst_left -= 1
         starts = (self._burst_left <= 0) & (self._random.random(cars) < self._style.burst_rate)
         steps = self._random.integers(*self._style.burst_steps, cars)
-        wrong = self._random.uniform([-1.0, 0.0, -1.0], [1.0, 1.0, 1.0], (cars, 3))
+        fresh = self._random.uniform(self._wrong_low, self._high, self._burst.shape)
         blind = self._random.random(cars) < self._style.blind
-        straight = wrong * [0.15, 0.4, 0.0] + [0.0, 0.2, 0.0]
-        fresh = np.where(blind[:, None], straight, wrong)
+        if blind.any():  # a way of CarRacing's drivers alone
+            straight = fresh * [0.15, 0.4, 0.0] + [0.0, 0.2, 0.0]
+            fresh = np.where(blind[:, None], straight, fresh)
         self._burst_left = np.where(starts, steps, self._burst_left)
         self._burst = np.where(starts[:, None], fresh, self._burst)
         self._driver = np.where(self._burst_left > 0, self._driver, np.arange(cars))

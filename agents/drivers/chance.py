@@ -3,6 +3,7 @@
 import numpy as np
 
 from agents.drivers.driver import HIGH, LOW, Actions, Frames
+from wm_env.task import CAR_RACING, Task
 
 
 class RandomDriver:
@@ -14,13 +15,14 @@ class RandomDriver:
     carracing/extract.py.
     """
 
-    def __init__(self, cars: int, seed: int):
+    def __init__(self, cars: int, seed: int, task: Task = CAR_RACING):
         self._random = np.random.default_rng(seed)
-        self._cars = cars
+        self._low, self._high = task.low, task.high
+        self._shape = cars, task.action_size
 
     def act(self, frames: Frames) -> Actions:
-        """Actions [n, 3]; the frames are not looked at."""
-        return self._random.uniform(LOW, HIGH, (self._cars, 3)).astype(np.float32)
+        """Actions [n, a]; the frames are not looked at."""
+        return self._random.uniform(self._low, self._high, self._shape).astype(np.float32)
 
 
 class BrownianDriver:
@@ -47,3 +49,23 @@ class BrownianDriver:
         self._walk = np.where(self._walk > high, 2 * high - self._walk, self._walk)
         self._walk = np.where(self._walk < low, 2 * low - self._walk, self._walk)
         return np.clip(self._walk, LOW, HIGH).astype(np.float32)
+
+
+class WalkDriver:
+    """A smooth random walk over the actions of any task, in steps of 0.07 of their ranges.
+
+    That is the BrownianDriver's step of steering. The walk is reflected at the ranges' ends.
+    """
+
+    def __init__(self, cars: int, seed: int, task: Task):
+        self._random = np.random.default_rng(seed)
+        self._low, self._high = task.low, task.high
+        self._walk = self._random.uniform(self._low, self._high, (cars, task.action_size))
+
+    def act(self, frames: Frames) -> Actions:
+        """Actions [n, a]; the frames are not looked at."""
+        low, high = self._low, self._high
+        self._walk += self._random.normal(size=self._walk.shape) * 0.07 * (high - low)
+        self._walk = np.where(self._walk > high, 2 * high - self._walk, self._walk)
+        self._walk = np.where(self._walk < low, 2 * low - self._walk, self._walk)
+        return self._walk.astype(np.float32)

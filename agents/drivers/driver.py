@@ -5,11 +5,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from wm_env.task import CAR_RACING
+
 Frames = NDArray[np.uint8]
 Actions = NDArray[np.float32]
 
-LOW = np.array([-1.0, 0.0, 0.0], np.float32)  # steer, gas, brake
-HIGH = np.array([1.0, 1.0, 1.0], np.float32)
+LOW, HIGH = CAR_RACING.low, CAR_RACING.high  # steer, gas, brake
 
 
 class Driver(Protocol):
@@ -19,5 +20,8 @@ class Driver(Protocol):
     """
 
     def act(self, frames: Frames) -> Actions:
-        """Actions float32 [n, 3] (steer, gas, brake) for frames uint8 [n, 96, 96, 3]."""
+        """Actions float32 [n, 3] (steer, gas, brake) for frames uint8 [n, 96, 96, 3].
+
+        Of another task both are that task's.
+        """
         ...

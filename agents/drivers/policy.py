@@ -12,9 +12,9 @@ from agents.drivers.action_noise import ActionNoise, Style
 from agents.drivers.driver import Actions, Frames
 from agents.linear import LinearController, linear_policy, load_linear
 from wm_env.mdn_rnn import Carry
-from wm_env.preprocess import preprocess
 from wm_env.rollouts import Policy
-from wm_env.weights import load_world
+from wm_env.task import CAR_RACING, Task
+from wm_env.weights import world_for
 from wm_env.world_model import WorldModel
 
 _BURST_RATE = 0.01  # a step, of a wrong manoeuvre
@@ -39,6 +39,7 @@ class PolicyDriver:
         policy: a function `policy(controller, features, key) -> action` on one car's [z, h], in
             JAX, as for `wm_env.rollouts.rollout`.
         noise: the largest standard deviation of a car's noise; 0 drives cleanly, without bursts.
+        task: what is driven, which must be the world's and the controller's.
 
     Raises:
         ValueError: `noise` is negative.
@@ -54,14 +55,14 @@ class PolicyDriver:
         controller: Any = None,
         policy: Policy = linear_policy,
         noise: float = 0.3,
+        task: Task = CAR_RACING,
     ):
         if not noise >= 0.0:
             raise ValueError(f"noise is {noise}; expected a standard deviation of 0 or more.")
-        if not isinstance(world, WorldModel):
-            world = load_world("carracing" if world is None else world)
+        world = world_for(task, world)
         if policy is linear_policy and not isinstance(controller, LinearController):
-            name = "carracing_controller" if controller is None else controller
-            controller, _ = load_linear(name, features=world.latent_size + world.hidden_size)
+            features = world.latent_size + world.hidden_size
+            controller, _ = load_linear(controller, features=features, task=task)
         self._world, self._controller, self._policy = world, controller, policy
         style = Style(
             noise=(0.0, noise),
@@ -69,13 +70,13 @@ class PolicyDriver:
             burst_steps=_BURST_STEPS,
             borrowed=_BORROWED,
         )
-        self._noise = ActionNoise(cars, np.random.default_rng(seed), style)
+        self._noise = ActionNoise(cars, np.random.default_rng(seed), style, task)
         self._key = jax.random.key(seed)
         self._carry = world.mdn_rnn.initial_carries(cars)
         self._before: tuple[Array, Actions] | None = None
 
     def act(self, frames: Frames) -> Actions:
-        """Actions [n, 3] for frames [n, 96, 96, 3]."""
+        """Actions [n, a] for the task's frames [n, height, width, 3]."""
         self._key, key = jax.random.split(self._key)
         z, self._carry, wanted = _drive(
             self._policy,
@@ -83,7 +84,7 @@ class PolicyDriver:
             self._controller,
             self._carry,
             self._before,
-            preprocess(frames),
+            self._world.task.preprocess(frames),
             key,
         )
         actions = self._noise.disturb(np.asarray(wanted))

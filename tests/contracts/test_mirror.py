@@ -7,7 +7,8 @@ import pytest
 import wm_env
 from wm_env.car_racing import make_car_racing
 from wm_env.gym_env import DreamCarRacingEnv
-from wm_env.preprocess import mirror, mirror_action, preprocess
+from wm_env.preprocess import mirror, preprocess
+from wm_env.task import CAR_RACING
 
 FRAMES = 30
 STEPS = 20
@@ -45,9 +46,9 @@ def dream():
 def test_a_mirrored_beginning_and_steering_dream_the_mirror_image(drive, dream):
     """Pixels differ by a third of what they do where images or steering are not mirrored."""
     images, actions = drive
-    mirrored = mirror(images), mirror_action(actions)
+    mirrored = mirror(images), CAR_RACING.mirror_action(actions)
     plain, tiles = dream(images, actions, RIGHT)
-    other, other_tiles = dream(*mirrored, mirror_action(RIGHT))
+    other, other_tiles = dream(*mirrored, CAR_RACING.mirror_action(RIGHT))
     wrong_way, _ = dream(*mirrored, RIGHT)
 
     error = np.abs(plain - mirror(other)).mean()

@@ -16,9 +16,10 @@ from training import latents as latents_module
 from training.dataset import ImageStream, WindowStream, held_out_images
 from training.latents import LatentShard, encode_store, open_latents
 from training.store import open_store, shard_path
-from wm_env.preprocess import mirror, mirror_action
+from wm_env.preprocess import mirror
 from wm_env.shard import CHUNK_FRAMES, EpisodeRow, Shard, read_shard, write_shard
 from wm_env.storage import StoreError
+from wm_env.task import CAR_RACING
 from wm_env.vae import VAE, VAEConfig
 
 SMALL = VAEConfig(latent_size=4, encoder_channels=(2,) * 4, decoder_channels=(2,) * 3)
@@ -290,7 +291,7 @@ def test_mirrored_latents_are_encoded_from_mirrored_images(shards, latents):
     image = shards[0].read("images", slice(3, 4))[0]
     expected = vae.latent(jax.numpy.asarray(np.ascontiguousarray(mirror(image))))
     np.testing.assert_allclose(episode.mu[3], expected, atol=2e-3)
-    np.testing.assert_array_equal(episode.actions, mirror_action(plain.actions))
+    np.testing.assert_array_equal(episode.actions, CAR_RACING.mirror_action(plain.actions))
 
 
 def test_v_trains_on_each_image_either_plain_or_mirrored(monkeypatch, lenient_dtypes):

@@ -12,7 +12,6 @@ import scipy.stats
 
 from agents.linear import LinearController
 from wm_env import __main__
-from wm_env.car_racing import default_backend
 from wm_env.dream import ACTION_HIGH, ACTION_LOW
 from wm_env.evaluation import evaluate
 from wm_env.fidelity import dreams, drives, kept_drives
@@ -35,6 +34,7 @@ from wm_env.fidelity.open_loop import (
 from wm_env.fidelity.policy_suite import Variant, drive_variant, load_variants, policy_suite
 from wm_env.fidelity.replay import ReplayConfig, find_failures, find_ordinary, replay
 from wm_env.rollouts import rollout
+from wm_env.simulator import default_backend
 from wm_env.storage import StoreError
 from wm_env.weights import WeightsError, save_controller
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from wm_env.preprocess import mirror, mirror_action, preprocess
+from wm_env.preprocess import mirror, preprocess
+from wm_env.task import CAR_RACING, LUNAR_LANDER
 
 _frames = arrays.arrays(np.uint8, (2, 96, 96, 3))
 
@@ -28,6 +29,16 @@ def test_random_frames_equal_an_exact_area_average():
     assert np.abs(preprocess(frame) - exact).max() <= 0.5 + 1e-6
 
 
+def test_larger_frames_are_averaged_exactly_too_and_alike_in_numpy_and_jax():
+    frame = np.random.default_rng(0).integers(0, 256, (400, 600, 3), dtype=np.uint8)
+    fine = frame.astype(np.float64).repeat(4, axis=0).repeat(8, axis=1)
+    exact = fine.reshape(64, 25, 64, 75, 3).mean(axis=(1, 3))
+    ours = LUNAR_LANDER.preprocess(frame)
+    assert np.abs(ours - exact).max() <= 0.5 + 1e-6
+    in_jax = LUNAR_LANDER.preprocess(jnp.asarray(frame))
+    np.testing.assert_array_equal(ours, np.asarray(in_jax))
+
+
 def test_the_dashboard_never_reaches_the_image():
     frame = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
     other = frame.copy()
@@ -44,8 +55,10 @@ def test_mirrored_frames_give_mirrored_images():
 
 def test_mirroring_twice_is_the_identity():
     actions = np.float32([[0.3, 0.5, 0.1], [-1.0, 0.0, 1.0]])
-    np.testing.assert_array_equal(mirror_action(mirror_action(actions)), actions)
-    np.testing.assert_array_equal(mirror_action(actions)[:, 0], -actions[:, 0])
+    mirrored = CAR_RACING.mirror_action(actions)
+    np.testing.assert_array_equal(CAR_RACING.mirror_action(mirrored), actions)
+    np.testing.assert_array_equal(mirrored[:, 0], -actions[:, 0])
+    np.testing.assert_array_equal(mirrored[:, 1:], actions[:, 1:])
 
 
 @pytest.mark.parametrize(

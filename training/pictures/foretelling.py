@@ -11,6 +11,7 @@ from jaxtyping import Array
 from training.latents import EpisodeLatents
 from wm_env.foresight import Foresight, dream_on, foresee
 from wm_env.mdn_rnn import MDNRNN
+from wm_env.task import CAR_RACING, Task
 from wm_env.vae import VAE
 from wm_env.world_model import StartStates, WorldModel
 
@@ -30,10 +31,10 @@ class Dreams:
     tiles: np.ndarray
 
 
-def world_of(vae: VAE, mdn_rnn: MDNRNN) -> WorldModel:
+def world_of(vae: VAE, mdn_rnn: MDNRNN, task: Task = CAR_RACING) -> WorldModel:
     """V and M as a world that starts at the origin, for those who only follow real episodes."""
     z, h = jnp.zeros((1, mdn_rnn.config.latent_size)), jnp.zeros((1, mdn_rnn.config.hidden_size))
-    return WorldModel(vae, mdn_rnn, StartStates(first_z=z, z=z, h=h, c=h))
+    return WorldModel(vae, mdn_rnn, StartStates(first_z=z, z=z, h=h, c=h), task=task)
 
 
 def foretell(world: WorldModel, episodes: Sequence[EpisodeLatents]) -> list[Foresight]:
@@ -76,7 +77,7 @@ def dream(
 
 
 def _window(episode: EpisodeLatents, begin: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Latents float32 [steps + 1, z] and actions [steps, 3] from `begin` on, zeros after the end.
+    """Latents float32 [steps + 1, z] and actions [steps, a] from `begin` on, zeros after the end.
 
     One length for all compiles once; what comes later changes nothing that M expects before.
     """

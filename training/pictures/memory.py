@@ -28,15 +28,20 @@ def memory_pictures(
     """Write M's pictures of held-out episodes into a folder.
 
     `dreams.png`, `tiles.png` and a `debug_grid-DRIVER.png` of `drives` of them, each of another
-    driver where possible; `calibration.png` of at most `episodes`.
+    drive where possible; `calibration.png` of at most `episodes`. The last two are of tiles: a task
+    without has none, and `returns.png` instead of `tiles.png`.
 
     Raises:
         StoreError: the latents are of other shards, none is held out, or a file is damaged.
     """
-    world = world_of(vae, mdn_rnn)
+    task = latent_shards[0].task
+    world = world_of(vae, mdn_rnn, task)
     shown = held_out_drives(shards, latent_shards, drives)
     open_loop_dreams(world, shown, out / "dreams.png")
-    tiles_along(world, [drive.episode for drive in shown], out / "tiles.png")
+    name = "tiles.png" if task.pays_tiles else "returns.png"
+    tiles_along(world, [drive.episode for drive in shown], out / name)
+    if not task.pays_tiles:
+        return
     for drive in shown:
         row = drive.episode.row
         debug_grid(world, drive, out / f"debug_grid-{row.driver}-{row.seed}.png")

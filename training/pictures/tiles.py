@@ -13,6 +13,7 @@ from agents.sheet import AMBER, write_figure
 from training.latents import EpisodeLatents
 from training.pictures.foretelling import Dreams, dream, foretell
 from wm_env.foresight import Foresight
+from wm_env.task import Task
 from wm_env.world_model import WorldModel
 
 WATCH = 50  # frames that M sees before each dream: a second
@@ -34,17 +35,24 @@ class Tiles:
 
 
 def tiles_along(world: WorldModel, episodes: Sequence[EpisodeLatents], path: Path) -> None:
-    """A panel an episode: tiles so far, real, foretold step by step, and dreamt."""
+    """A panel an episode: tiles so far, real, foretold step by step, and dreamt.
+
+    Of a task without tiles it is the return so far, in the task's unit.
+    """
+    unit = world.task.reward_unit
+    what = "Tiles of the track hit" if unit is None else f"Return in units of {unit:g}"
     figure = Figure((11.0, 1.8 + 2.9 * len(episodes)), layout="constrained")
     figure.suptitle(
-        "Tiles of the track hit so far: the real car, and what M expects of the same actions",
+        f"{what} so far: the real {'car' if unit is None else 'one'}, and what M expects of the "
+        "same actions",
         fontsize=14,
         weight="bold",
     )
     axes = figure.subplots(len(episodes), squeeze=False)[:, 0]
     foretold = foretell(world, episodes)
     for axis, episode, one in zip(axes, episodes, foretold, strict=True):
-        _draw(axis, episode, count_tiles(episode, one, dreams_on_the_way(world, episode)))
+        tiles = count_tiles(episode, one, dreams_on_the_way(world, episode))
+        _draw(axis, episode, tiles, world.task)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", fontsize=10)
     axes[-1].set_xlabel("step of the episode (50 a second)")
     write_figure(figure, path)
@@ -75,7 +83,7 @@ def _running(tiles: Array | np.ndarray) -> np.ndarray:
     return np.concatenate([np.zeros_like(sums[..., :1]), sums], axis=-1)
 
 
-def _draw(axis: Axes, episode: EpisodeLatents, tiles: Tiles) -> None:
+def _draw(axis: Axes, episode: EpisodeLatents, tiles: Tiles, task: Task) -> None:
     axis.plot(tiles.real, color="black", lw=2, label="real")
     axis.plot(
         tiles.foretold, color="tab:blue", label="foretold: M sees every real frame (teacher-forced)"
@@ -89,13 +97,14 @@ def _draw(axis: Axes, episode: EpisodeLatents, tiles: Tiles) -> None:
         axis.plot(steps, dreamt.mean(axis=0), color=AMBER, label=None if index else label)
         axis.fill_between(steps, dreamt.min(axis=0), dreamt.max(axis=0), color=AMBER, alpha=0.2)
         axis.plot(begin, dreamt[0, 0], "o", color=AMBER, ms=5)
-    row = episode.row
+    row, plain = episode.row, not task.pays_tiles
+    ended = "terminated" if plain else "left the field"
     axis.set_title(
-        f"{row.driver}, track {row.seed}: {tiles.real[-1]:.0f} tiles real, "
+        f"{row.driver}, track {row.seed}: {tiles.real[-1]:.0f}{'' if plain else ' tiles'} real, "
         f"{tiles.foretold[-1]:.0f} foretold"
-        + (f"; left the field in step {row.length}" if row.off_field else ""),
+        + (f"; {ended} in step {row.length}" if row.off_field else ""),
         loc="left",
         fontsize=11,
     )
-    axis.set_ylabel("tiles so far")
+    axis.set_ylabel("return so far" if plain else "tiles so far")
     axis.grid(alpha=0.3)

@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.table import Table
 
 from wm_env import __version__
-from wm_env.car_racing import default_backend
 from wm_env.fidelity.calibration import calibration, foresee
 from wm_env.fidelity.dreams import dream_returns
 from wm_env.fidelity.driven_dream import driven_by
@@ -27,7 +26,9 @@ from wm_env.fidelity.policy_suite import Suite, load_variant, load_variants, pol
 from wm_env.fidelity.replay import ReplayConfig, replay
 from wm_env.fidelity.result import Fidelity, Score, better_half
 from wm_env.seeds import HELD_OUT
-from wm_env.weights import load_world, write_atomically
+from wm_env.simulator import default_backend
+from wm_env.task import CAR_RACING
+from wm_env.weights import world_for, write_atomically
 from wm_env.world_model import WorldModel
 
 _QUICK = {"episodes": 4, "dreams": 16, "steps": 600}
@@ -76,8 +77,8 @@ def run(config: FidelityConfig) -> Fidelity:
             config, **{name: min(most, getattr(config, name)) for name, most in _QUICK.items()}
         )
     _check(config)
-    worlds = [load_world(name) for name in config.world]
-    driver = worlds[0] if config.driver is None else load_world(config.driver)
+    worlds = [world_for(CAR_RACING, name) for name in config.world]
+    driver = worlds[0] if config.driver is None else world_for(CAR_RACING, config.driver)
     features = driver.latent_size + driver.hidden_size
     suite = policy_suite(load_variant(config.controller, features=features))
     suite |= load_variants(config.controllers, features=features)
