@@ -188,7 +188,10 @@ def _stored_episodes(shard: Shard) -> Iterator[Episode]:
     for (row, _, steps), shown in zip(bounds, images, strict=True):
         yield Episode(
             images=shown,
-            **{name: array[steps] for name, array in arrays.items()},
+            actions=arrays["actions"][steps],
+            rewards=arrays["rewards"][steps],
+            terminated=arrays["terminated"][steps],
+            truncated=arrays["truncated"][steps],
             track_tiles=row.track_tiles,
             driver=row.driver,
             seed=row.seed,

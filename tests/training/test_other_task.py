@@ -141,7 +141,10 @@ def test_a_preset_for_another_task_drives_as_much_and_carracings_stays(name):
 
 
 @pytest.mark.slow
-def test_all_stages_lead_from_landers_pixels_to_a_dream_of_it(tmp_path, lenient_dtypes):
+def test_all_stages_lead_from_landers_pixels_to_a_dream_of_it(
+    tmp_path, lenient_dtypes, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "200")  # so that no cell of the table is broken into lines
     out, err = io.StringIO(), io.StringIO()
     few = ["--vision.steps", "4", "--memory.steps", "4", "--evolve.generations", "1"]
     few += ["--loop.vision-steps", "4", "--loop.memory-steps", "4", "--loop.generations", "1"]

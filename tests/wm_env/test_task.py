@@ -31,9 +31,11 @@ def lander(random_world):
 
 
 @pytest.fixture(scope="module")
-def file(lander, tmp_path_factory):
+def file(lander, with_outcomes, tmp_path_factory):
+    """A world whose landers stay up: a batch would begin anew where a single dream ends."""
     path = tmp_path_factory.mktemp("lander") / "world.safetensors"
-    save_world(lander, path, dtype="float32")
+    up = with_outcomes(lander, log_tiles=0.5, off_field=-30.0)
+    save_world(up, path, dtype="float32")
     return path
 
 
