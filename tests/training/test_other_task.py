@@ -152,7 +152,7 @@ def test_all_stages_lead_from_landers_pixels_to_a_dream_of_it(
     arguments = ["all", "--env", "LunarLander-v3", "--preset", "smoke", "--out", str(tmp_path)]
     with redirect_stdout(out), redirect_stderr(err):
         assert main([*arguments, *few]) == 0, err.getvalue()
-    assert "16 episodes (random 8, brownian 8)" in " ".join(out.getvalue().split())
+    assert "16 episodes (brownian 8, random 8)" in " ".join(out.getvalue().split())
     for path in ("memory/dreams.png", "memory/returns.png", "round-01/evolve/evolution.png"):
         assert (tmp_path / path).stat().st_size > 1000
     report = json.loads((tmp_path / "round-01" / "report.json").read_text())
