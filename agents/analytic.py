@@ -139,7 +139,9 @@ def _first(config: AnalyticConfig, world: WorldModel) -> Controller:
     """The controller to begin from."""
     features = world.latent_size + world.hidden_size
     if config.controller is not None:
-        _, controller, _ = load_controller_policy(config.controller, features=features)
+        _, controller, _ = load_controller_policy(
+            config.controller, features=features, task=CAR_RACING
+        )
         hidden = getattr(controller, "hidden", ())
         if config.hidden not in ((), hidden):
             raise ValueError(

@@ -84,6 +84,15 @@ class CMAESConfig:
                 "horizon grows. Leave it out for one horizon throughout."
             )
 
+    def check_task(self, task: Task) -> None:
+        """Look whether such a search can be in dreams of a task.
+
+        Raises:
+            ValueError: it is after tiles, which the task has not.
+        """
+        if self.fitness == "tiles" and not task.pays_tiles:
+            raise ValueError(f"fitness is 'tiles', but {task.id} has none; expected 'return'.")
+
 
 class Generation(NamedTuple):
     """How a generation went: returns in all its dreams, the mean controller's in fixed ones."""
@@ -198,15 +207,9 @@ class Evolution:
 
 
 def fitness(driven: Rollout, params: DreamParams, config: CMAESConfig) -> Float[Array, ""]:
-    """What an episode is worth to a search; it has a trajectory where restlessness costs.
-
-    Raises:
-        ValueError: it is to be tiles, of a task that has none.
-    """
+    """What an episode is worth to a search; it has a trajectory where restlessness costs."""
     score, task = driven.ret, params.world_model.task
     if config.fitness == "tiles":
-        if not task.pays_tiles:
-            raise ValueError(f"fitness is 'tiles', but {task.id} has none; expected 'return'.")
         score = TRACK_REWARD / params.track_tiles * driven.tiles
     if driven.trajectory is None:
         return score

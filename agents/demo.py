@@ -65,7 +65,7 @@ def run(config: DemoConfig) -> list[Path]:
     begin = time.monotonic()
     world = world_for(CAR_RACING, config.world)
     features = world.latent_size + world.hidden_size
-    controller, _ = load_linear(config.controller, features=features)
+    controller, _ = load_linear(config.controller, features=features, task=CAR_RACING)
     print(f"device: {device_name()}")
     dream, rate = drive_dreams(world, controller, config)
     print(f"dream: {rate:,.0f} steps/s, {config.dreams} dreams of {config.steps} frames at once")

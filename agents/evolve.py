@@ -22,6 +22,7 @@ from wm_env.evaluation import evaluate
 from wm_env.progress import progress_bar
 from wm_env.seeds import check_choosing
 from wm_env.simulator import check_backend, default_backend
+from wm_env.task import Task
 from wm_env.weights import checksum_of
 from wm_env.world_model import WorldModel
 
@@ -59,7 +60,8 @@ class EvolveConfig:
     validation_first_seed: int = 0
     validation_steps: int = 1000  # frames of such an episode at most
     patience: int | None = None
-    backend: Literal["gymnasium", "envpool"] = field(default_factory=default_backend)
+    # Of the real tracks: EnvPool where it is installed and has the world's task, unless told.
+    backend: Literal["gymnasium", "envpool"] | None = None
 
     def check(self) -> None:
         """Look whether all of it can be.
@@ -109,7 +111,8 @@ def run(config: EvolveConfig) -> Path:
     controller = LinearController.zeros(features, task)
     if config.controller:
         controller, _ = load_linear(config.controller, features=features, task=task)
-    check_backend(config.backend, task)
+    check_backend(_backend(config, task), task)
+    config.search.check_task(task)
     evolution = Evolution(controller, linear_policy, config.search)
     mix, key = _mix(worlds, config), jax.random.key(config.seed + 1)
     state, done = evolution.init(jax.random.key(config.seed)), 0
@@ -150,6 +153,10 @@ def _mix(worlds: Sequence[WorldModel], config: EvolveConfig) -> DreamMix:
     return DreamMix(params, worlds[1:], **ranges)
 
 
+def _backend(config: EvolveConfig, task: Task) -> str:
+    return config.backend or default_backend(task)
+
+
 def _validate_if_due(
     controller: LinearController,
     world: WorldModel,
@@ -167,7 +174,7 @@ def _validate_if_due(
         env="real",
         seeds=config.validation_seeds(),
         world_model=world,
-        backend=config.backend,
+        backend=_backend(config, world.task),
         max_episode_steps=config.validation_steps,
         progress=False,
     )

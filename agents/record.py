@@ -72,7 +72,9 @@ def run(config: RecordConfig) -> list[Path]:
     _check(config)
     world = world_for(CAR_RACING, config.world)
     features = world.latent_size + world.hidden_size
-    policy, controller, _ = load_controller_policy(config.controller, features=features)
+    policy, controller, _ = load_controller_policy(
+        config.controller, features=features, task=CAR_RACING
+    )
     told = config.out / "episodes.json"
     episodes: list[EpisodeFiles] = []
     try:

@@ -28,6 +28,13 @@ for _name, _value in {
     os.environ.setdefault(_name.upper(), str(_value))
     jax.config.update(_name, type(_value)(os.environ[_name.upper()]))
 
+
+def pytest_configure(config):
+    """The default run's time goes to compiling; slow tests run long in what they compile."""
+    if config.getoption("markexpr") == "not slow":
+        os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 

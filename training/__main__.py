@@ -39,6 +39,11 @@ class Stage:
 
         task = task_named(self.env)
         chosen = _chosen(self.preset, numbers, task)
+        if chosen.collect.env != task.id:
+            raise ValueError(
+                f"collect.env is {chosen.collect.env!r}; expected {task.id!r}. Give --env, from "
+                "which much else follows."
+            )
         told = {key: value for key, value in vars(self).items() if value is not None}
         names = {one.name for one in fields(CollectConfig)}
         collect = replace(chosen.collect, **{key: told[key] for key in names & set(told)})

@@ -96,6 +96,8 @@ def encode_store(shards: list[Shard], vae: VAE, out: Path) -> list[LatentShard]:
             path = out / f"{shard.path.stem.replace('shard', 'latents', 1)}.safetensors"
             made_from = {"vae": fingerprint, "images": shard.manifest["checksums"]["images"]}
             made_from |= shard.task.mark
+            if shard.task.reward_unit is not None:
+                made_from["reward_unit"] = f"{shard.task.reward_unit:g}"
             if not (path.exists() and _made_from(path) == made_from):
                 _encode_shard(shard, vae, path, made_from)
             done.append(LatentShard(path, shard.episodes, shard.task))

@@ -13,7 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from training.store import open_store
+from training.store import check_task, open_store
 from wm_env.progress import progress_bar
 from wm_env.rendering import contact_sheet, text_image
 from wm_env.shard import FORMAT_VERSION, EpisodeRow, Shard
@@ -61,9 +61,11 @@ def run_data(
         Where the sheet is.
 
     Raises:
-        StoreError: the store is missing or empty, or a shard is damaged.
+        StoreError: the store is missing, empty or of several tasks, or a shard is damaged.
     """
     folder, shards = to_path(store), open_store(store, damaged=damaged)
+    for shard in shards:
+        check_task(shard, shards[0].task)
     drivings = survey(shards, verify=verify)
     console = Console()
     for line in _facts(folder, shards):

@@ -154,7 +154,8 @@ def preset_of(name: str, task: Task = CAR_RACING) -> Preset:
 
     Of another task than CarRacing chance drives as many episodes as there are, since nobody else
     can as yet; in rounds of the loop the controller does. M has its actions and foretells the
-    reward itself. The reports of rounds do without what is made for CarRacing.
+    reward itself, too much of it at the price of too little. The reports of rounds do without what
+    is made for CarRacing.
     """
     preset = PRESETS[name]
     if task == CAR_RACING:
@@ -167,7 +168,6 @@ def preset_of(name: str, task: Task = CAR_RACING) -> Preset:
     return replace(
         preset,
         collect=replace(preset.collect, env=task.id, episodes=driven, backend=backend),
-        memory=replace(preset.memory, mdn_rnn=mdn_rnn),
-        evolve=replace(preset.evolve, backend=backend),
+        memory=replace(preset.memory, mdn_rnn=mdn_rnn, asymmetry=1.0),
         loop=replace(preset.loop, episodes=rounds, fidelity_episodes=0),
     )

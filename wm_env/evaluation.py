@@ -23,7 +23,7 @@ from wm_env.progress import progress_bar
 from wm_env.rollouts import Policy
 from wm_env.simulator import BACKENDS, check_backend
 from wm_env.task import CAR_RACING, task_named
-from wm_env.weights import world_for
+from wm_env.weights import task_told, world_for
 from wm_env.world_model import WorldModel
 
 __all__ = ["ENVS", "Episode", "Evaluation", "EvaluationError", "evaluate"]
@@ -155,11 +155,14 @@ def evaluate(
             f"ray is {ray!r} with env={env!r} and backend={backend!r}; a cluster drives the real "
             "environment of Gymnasium only."
         )
-    sees_pixels = observation == "pixels" and env == "real"
-    told = None if sees_pixels and world_model is None else world_for(None, world_model)
-    task = CAR_RACING if told is None else told.task
-    world: Any = None if sees_pixels else told
-    check_backend(backend, task)
+    world: Any = None
+    if observation == "pixels" and env == "real":
+        task = task_told(None, world_model)
+    else:
+        world = world_for(None, world_model)
+        task = world.task
+    if env == "real":
+        check_backend(backend, task)
     options = {
         "observation": observation,
         "continuous": continuous,

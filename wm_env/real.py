@@ -19,8 +19,8 @@ from wm_env.perception import Perception
 from wm_env.reward import TileCounter, is_off_field
 from wm_env.seeds import lane_seeds
 from wm_env.simulator import make_simulator, make_simulator_vector
-from wm_env.task import CAR_RACING, Task, task_named
-from wm_env.weights import task_of
+from wm_env.task import Task, task_named
+from wm_env.weights import task_told
 from wm_env.world_model import WorldModel
 
 
@@ -46,7 +46,7 @@ def make_real(
         ValueError: an unknown observation kind or task.
         WeightsError: the world cannot be loaded, or is of another task.
     """
-    task = _task(task, world_model)
+    task = task_told(task, world_model)
     env = make_simulator(task, continuous=continuous, **kwargs)
     return WorldModelObservation(env, world_model, observation=observation, task=task)
 
@@ -76,7 +76,7 @@ def make_real_vector(
             seeds.
         WeightsError: the world cannot be loaded, or is of another task.
     """
-    task = _task(task, world_model)
+    task = task_told(task, world_model)
     env = make_simulator_vector(task, num_envs, backend=backend, **kwargs)
     return WorldModelVectorObservation(
         env, world_model, observation=observation, continuous=continuous, seeds=seeds, task=task
@@ -95,7 +95,7 @@ class WorldModelObservation(gymnasium.Wrapper, RecordConstructorArgs):
         world_model, observation, task: as for `make_real`.
 
     Raises:
-        ValueError: the frames are not CarRacing's, or an unknown observation kind.
+        ValueError: the frames are not the task's, or an unknown observation kind or task.
         WeightsError: the world cannot be loaded.
     """
 
@@ -112,7 +112,7 @@ class WorldModelObservation(gymnasium.Wrapper, RecordConstructorArgs):
             self, world_model=world_model, observation=observation, **told, _disable_deepcopy=True
         )
         gymnasium.Wrapper.__init__(self, env)
-        task = _task(task, world_model)
+        task = task_told(task, world_model)
         _check_frames(env.observation_space, task)
         continuous = isinstance(env.action_space, gymnasium.spaces.Box)
         self._perception = Perception(task, world_model, observation, continuous)
@@ -190,7 +190,7 @@ class WorldModelVectorObservation(VectorWrapper):
         task: Task | str | None = None,
     ):
         super().__init__(env)
-        task = _task(task, world_model)
+        task = task_told(task, world_model)
         _check_frames(env.single_observation_space, task)
         mode = env.metadata.get("autoreset_mode")
         if mode != AutoresetMode.NEXT_STEP:
@@ -275,15 +275,6 @@ class WorldModelVectorObservation(VectorWrapper):
         }
         masks = {f"_{name}": np.ones(self.num_envs, np.bool_) for name in ours}
         return {**infos, **ours, **masks}
-
-
-def _task(task: Task | str | None, world_model: WorldModel | str | os.PathLike | None) -> Task:
-    """The task that is told, or else that of the world."""
-    if task is not None:
-        return task_named(task)
-    if world_model is None:
-        return CAR_RACING
-    return world_model.task if isinstance(world_model, WorldModel) else task_of(world_model)
 
 
 def _check_frames(space: gymnasium.Space, task: Task) -> None:

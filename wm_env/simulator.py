@@ -37,7 +37,11 @@ def provenance(backend: str, task: Task = CAR_RACING) -> dict[str, Any]:
 
 
 def make_simulator(task: Task, **kwargs: Any) -> gymnasium.Env:
-    """One environment of Gymnasium, quietly; `kwargs` are those of `gymnasium.make`."""
+    """One environment of Gymnasium, quietly; `kwargs` are those of `gymnasium.make`.
+
+    Raises:
+        ValueError: a render_mode in which the task shows no frames.
+    """
     _silence_pygame()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of pygame's and Box2D's own imports
@@ -78,7 +82,7 @@ def make_simulator_vector(
         return EnvPoolCarRacing(num_envs, threads=threads, **kwargs)
     _silence_pygame()
     if task.rendered:
-        kwargs["wrappers"] = (AddRenderObservation,)
+        kwargs["wrappers"] = (AddRenderObservation, *(kwargs.get("wrappers") or ()))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return gymnasium.make_vec(task.id, num_envs, vectorization_mode, **_options(task, kwargs))
@@ -100,6 +104,12 @@ def check_backend(backend: str, task: Task = CAR_RACING) -> None:
 
 
 def _options(task: Task, kwargs: dict[str, Any]) -> dict[str, Any]:
+    mode = kwargs.get("render_mode", "rgb_array")
+    if task.rendered and mode != "rgb_array":
+        raise ValueError(
+            f"render_mode is {mode!r}; expected 'rgb_array' for {task.id}, whose frames are what "
+            "it renders."
+        )
     rendered = {"render_mode": "rgb_array"} if task.rendered else {}
     return {"disable_env_checker": True, **rendered, **dict(task.options), **kwargs}
 

@@ -31,7 +31,7 @@ class Control:
     noise: float = 1.0
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Task:
     """An environment of Gymnasium, and what turns its frames, actions and rewards into V's and M's.
 
@@ -51,7 +51,7 @@ class Task:
         world, controller: names of shipped weights; None without such.
 
     The other head of M foretells the fall off the field, and of a task without tiles whether the
-    episode is terminated. Two tasks of one id are equal.
+    episode is terminated. A file names its task by the id alone, so a unit, once used, stays.
     """
 
     id: str
@@ -67,10 +67,7 @@ class Task:
     world: str | None = None
     controller: str | None = None
 
-    # Worlds hold it as a static field, which every dispatch of a compiled program compares.
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Task) and other.id == self.id
-
+    # Worlds hold it as a static field, which every dispatch of a compiled program looks up.
     def __hash__(self) -> int:
         return hash(self.id)
 

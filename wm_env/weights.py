@@ -20,7 +20,7 @@ import safetensors
 import safetensors.numpy
 
 from wm_env.mdn_rnn import MDNRNN, MDNRNNConfig
-from wm_env.task import CAR_RACING, Task, marked
+from wm_env.task import CAR_RACING, Task, marked, task_named
 from wm_env.vae import VAE, VAEConfig
 from wm_env.world_model import Metadata, StartStates, WorldModel
 
@@ -130,7 +130,7 @@ def world_name(task: Task, given: str | os.PathLike | None) -> str | os.PathLike
             f"one. Make one: python -m training all --env {task.id} --preset laptop --out DIR "
             "writes DIR/world.safetensors."
         )
-    return given or str(task.world)
+    return str(task.world) if given is None else given
 
 
 def controller_name(task: Task, given: str | os.PathLike | None) -> str | os.PathLike:
@@ -144,7 +144,7 @@ def controller_name(task: Task, given: str | os.PathLike | None) -> str | os.Pat
             f"no controller of {task.id} is shipped; expected the path of one. Evolve one: python "
             "-m agents evolve --world WORLD.safetensors."
         )
-    return given or str(task.controller)
+    return str(task.controller) if given is None else given
 
 
 def save_controller(
@@ -182,6 +182,20 @@ def checksum_of(path_or_shipped_name: str | os.PathLike) -> str:
     return _header(_resolve(path_or_shipped_name), "checksum")
 
 
+def task_told(task: Task | str | None, world_model: WorldModel | str | os.PathLike | None) -> Task:
+    """The task that is told, or else that of the world, of whose file only the header is read.
+
+    Raises:
+        ValueError: an unknown task.
+        WeightsError: as for `task_of`.
+    """
+    if task is not None:
+        return task_named(task)
+    if world_model is None:
+        return CAR_RACING
+    return world_model.task if isinstance(world_model, WorldModel) else task_of(world_model)
+
+
 def task_of(path_or_shipped_name: str | os.PathLike) -> Task:
     """The task that a world's file names, without reading the weights.
 
@@ -189,10 +203,14 @@ def task_of(path_or_shipped_name: str | os.PathLike) -> Task:
         WeightsError: there is no such file, or it is none of ours, or its task is unknown.
     """
     path = _resolve(path_or_shipped_name)
+    config = _header(path, "config")
     try:
-        return marked(json.loads(_header(path, "config")))
-    except ValueError as error:
-        raise WeightsError(f"{path}: no world that can be used ({error}).") from error
+        return marked(dict(json.loads(config)))
+    except (TypeError, ValueError) as error:
+        raise WeightsError(
+            f"{path}: its config names no known task ({error}). Write the file again with "
+            "save_world."
+        ) from error
 
 
 def digest_of(tree: Any, *, salt: bytes = b"") -> str:
@@ -279,7 +297,10 @@ def _header(path: Path, field: str) -> str:
         with safetensors.safe_open(path, framework="numpy") as file:
             return (file.metadata() or {})[field]
     except (safetensors.SafetensorError, KeyError, OSError) as error:
-        raise WeightsError(f"{path}: not a file of weights ({error!r}).") from error
+        raise WeightsError(
+            f"{path}: not a file of weights ({error!r}). Copy or download it again, or give one "
+            "written by save_world or save_controller."
+        ) from error
 
 
 def _checksum(tensors: Mapping[str, np.ndarray]) -> str:

@@ -137,6 +137,7 @@ def test_a_preset_for_another_task_drives_as_much_and_carracings_stays(name):
     assert set(mine.collect.episodes) | set(mine.loop.episodes) <= set(drivers_of(LUNAR_LANDER))
     assert mine.vision == plain.vision
     assert (mine.memory.mdn_rnn.action_size, mine.memory.mdn_rnn.tiles) == (2, "signed")
+    assert mine.memory.asymmetry == 1.0
     assert LAPTOP.collect.task == CAR_RACING
 
 
@@ -184,4 +185,4 @@ def test_all_stages_lead_from_landers_pixels_to_a_dream_of_it(
             progress=False,
         )
         assert told.task == "LunarLander-v3"
-        assert told.lengths == (20,)
+        assert 1 <= told.lengths[0] <= 20

@@ -1,5 +1,9 @@
 """Another task than CarRacing is dreamt, and driven for real, through the same code."""
 
+import copy
+import dataclasses
+import pickle
+
 import gymnasium as gym
 import gymnax
 import jax
@@ -16,7 +20,7 @@ from wm_env.gym_env import DreamCarRacingEnv
 from wm_env.linear import linear_action
 from wm_env.simulator import make_simulator, make_simulator_vector
 from wm_env.task import CAR_RACING, LUNAR_LANDER, TASKS, Control, Task, task_named
-from wm_env.weights import WeightsError, load_world, save_world
+from wm_env.weights import WeightsError, load_world, save_world, task_of
 from wm_env.world_model import WorldModel
 
 ID = "DreamLunarLander-v0"
@@ -101,6 +105,20 @@ def test_a_world_of_another_task_is_refused_on_the_device_too(lander):
 def test_a_world_file_names_its_task_and_one_that_names_none_is_carracings(lander, file):
     assert load_world(file).task == LUNAR_LANDER
     assert load_world("carracing").task == CAR_RACING
+    assert CAR_RACING.mark == {} and task_of("carracing") == CAR_RACING
+
+
+def test_a_file_of_no_known_task_is_refused_with_the_remedy(lander, tmp_path):
+    other = dataclasses.replace(LUNAR_LANDER, id="MoonLander-v0")
+    path = tmp_path / "world.safetensors"
+    save_world(dataclasses.replace(lander, task=other), path)
+    with pytest.raises(WeightsError, match=r"MoonLander-v0.*Write the file again"):
+        task_of(path)
+
+
+def test_tasks_of_one_id_differ_where_their_rewards_do():
+    assert dataclasses.replace(LUNAR_LANDER, reward_unit=20.0) != LUNAR_LANDER
+    assert pickle.loads(pickle.dumps(LUNAR_LANDER)) == LUNAR_LANDER
 
 
 @pytest.mark.parametrize("sizes", [{"tiles": "poisson"}, {"action_size": 3}], ids=str)
@@ -145,7 +163,7 @@ def test_gymnax_steps_the_given_world_and_its_environments_are_equal_keys(file):
     env, params = gymnax.make(ID, world_model=file)
     assert env.name == ID
     assert isinstance(params.world_model, WorldModel)
-    assert env == env and hash(env) == hash(env)
+    assert copy.copy(env) == env and hash(copy.copy(env)) == hash(env)
     assert env != DreamCarRacing(task=LUNAR_LANDER)
     keys = jax.random.split(jax.random.key(0), 3)
     observations, states = jax.vmap(env.reset, in_axes=(0, None))(keys, params)

@@ -28,8 +28,8 @@ def memory_pictures(
     """Write M's pictures of held-out episodes into a folder.
 
     `dreams.png`, `tiles.png` and a `debug_grid-DRIVER.png` of `drives` of them, each of another
-    drive where possible; `calibration.png` of at most `episodes`. The last two are of tiles: a task
-    without has none, and `returns.png` instead of `tiles.png`.
+    driver where possible; `calibration.png` of at most `episodes`. The last two are of tiles: a
+    task without has none, and `returns.png` instead of `tiles.png`.
 
     Raises:
         StoreError: the latents are of other shards, none is held out, or a file is damaged.
