@@ -314,10 +314,12 @@ def reported(tmp_path, world, monkeypatch):
         return _Row({"spearman": 0.5 if found else 0.75, "bias": None})
 
     def drive(preset, contender):
-        real = {"mean": 25.0, "std": 5.0, "seeds": [0, 1], "returns": [20.0, 30.0]}
+        return {"mean": 25.0, "std": 5.0, "seeds": [0, 1], "returns": [20.0, 30.0]}
+
+    def worst_of(preset, contender, real):
         worst = {"seed": 0, "ret": 20.0, "length": 99, "end": "off the field", "tiles": 4}
         worst |= {"expected_return": 50.0, "expected_tiles": 9.0, "surprises": 2, "delusions": 3}
-        return real, {**worst, "files": ["worst/seed-0000.mp4", "worst/seed-0000.png"]}
+        return {**worst, "files": ["worst/seed-0000.mp4", "worst/seed-0000.png"]}
 
     loaded = {}
     monkeypatch.setattr(
@@ -325,6 +327,7 @@ def reported(tmp_path, world, monkeypatch):
     )
     monkeypatch.setattr(round_report, "measure", measure)
     monkeypatch.setattr(round_report, "_drive", drive)
+    monkeypatch.setattr(round_report, "_worst", worst_of)
     base = _contender(tmp_path, 10.0, world)
     after = _contender(tmp_path / "round-01", 30.0, world)
 
