@@ -124,13 +124,13 @@ def world_name(task: Task, given: str | os.PathLike | None) -> str | os.PathLike
     Raises:
         WeightsError: none is shipped.
     """
-    if given is None and task.world is None:
-        raise WeightsError(
-            f"no world of {task.id} is shipped; expected world_model=, a WorldModel or the path of "
-            f"one. Make one: python -m training all --env {task.id} --preset laptop --out DIR "
-            "writes DIR/world.safetensors."
-        )
-    return str(task.world) if given is None else given
+    return _named(
+        given,
+        task.world,
+        f"no world of {task.id} is shipped; expected world_model=, a WorldModel or the path of "
+        f"one. Make one: python -m training all --env {task.id} --preset laptop --out DIR "
+        "writes DIR/world.safetensors.",
+    )
 
 
 def controller_name(task: Task, given: str | os.PathLike | None) -> str | os.PathLike:
@@ -139,12 +139,19 @@ def controller_name(task: Task, given: str | os.PathLike | None) -> str | os.Pat
     Raises:
         WeightsError: none is shipped.
     """
-    if given is None and task.controller is None:
-        raise WeightsError(
-            f"no controller of {task.id} is shipped; expected the path of one. Evolve one: python "
-            "-m agents evolve --world WORLD.safetensors."
-        )
-    return str(task.controller) if given is None else given
+    return _named(
+        given,
+        task.controller,
+        f"no controller of {task.id} is shipped; expected the path of one. Evolve one: python "
+        "-m agents evolve --world WORLD.safetensors.",
+    )
+
+
+def _named(given: str | os.PathLike | None, shipped: str | None, missing: str) -> str | os.PathLike:
+    name = shipped if given is None else given
+    if name is None:
+        raise WeightsError(missing)
+    return name
 
 
 def save_controller(
