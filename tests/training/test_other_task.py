@@ -185,4 +185,5 @@ def test_all_stages_lead_from_landers_pixels_to_a_dream_of_it(
             progress=False,
         )
         assert told.task == "LunarLander-v3"
-        assert 1 <= told.lengths[0] <= 20
+        # An M of a few updates may end its dream at any moment.
+        assert told.lengths == (20,) or (where == "dream" and 1 <= told.lengths[0] < 20)
