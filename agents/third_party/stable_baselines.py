@@ -21,12 +21,12 @@ with Extra("sb3"):
 
 # What differs from the library's defaults, for batches of dreams.
 SETTINGS: dict[str, dict[str, Any]] = {
-    "PPO": {"n_steps": 32, "batch_size": 512, "n_epochs": 5},
+    "PPO": {"n_steps": 32, "batch_size": 128, "n_epochs": 5},
     "SAC": {
         "learning_starts": 2000,
-        "learning_rate": 1e-3,
         "gamma": 0.98,
         "tau": 0.02,
+        "ent_coef": "auto_0.1",  # 1 at first would outweigh what the first dreams pay
         "gradient_steps": 16,
         "buffer_size": 100_000,
         "policy_kwargs": {"net_arch": [64, 64]},  # as PPO's: two cores keep up
