@@ -21,7 +21,7 @@ from wm_env.mdn_rnn import Carry
 from wm_env.reward import FRAME_REWARD, OFF_FIELD_REWARD, TRACK_REWARD, TYPICAL_TRACK_TILES
 from wm_env.task import CAR_RACING, Task, task_named
 from wm_env.weights import world_for
-from wm_env.world_model import Z_LIMIT, Step, WorldModel
+from wm_env.world_model import Z_LIMIT, Step, WorldModel, check_precision
 
 OBSERVATION_KINDS = ("features", "latent", "pixels")
 
@@ -79,6 +79,7 @@ class DreamCarRacing(environment.Environment[DreamState, DreamParams]):
         continuous: bool = True,
         task: Task | str = CAR_RACING,
         world_model: WorldModel | str | os.PathLike | None = None,
+        precision: str = "float32",
     ):
         """Choose what the agent sees and whether it acts in CarRacing's Box or its Discrete(5).
 
@@ -87,9 +88,10 @@ class DreamCarRacing(environment.Environment[DreamState, DreamParams]):
             continuous: the task's Box, or its Discrete.
             task: what is dreamt, or its id.
             world_model: of `default_params`, as for DreamCarRacingEnv; None is the shipped one.
+            precision: of that world's matmuls in M, "float32" or "bfloat16".
 
         Raises:
-            ValueError: an unknown observation kind or task.
+            ValueError: an unknown observation kind, task or precision.
             WeightsError: the world cannot be loaded, or is of another task.
         """
         self.task = task_named(task)
@@ -105,9 +107,12 @@ class DreamCarRacing(environment.Environment[DreamState, DreamParams]):
             )
         self.observation = observation
         self.continuous = continuous
+        check_precision(precision)
+        self.precision = precision
         self._default = None
         if world_model is not None:
-            self._default = _Default(world_for(self.task, world_model))
+            world = world_for(self.task, world_model)
+            self._default = _Default(world.with_precision(precision))
 
     # Environments are static arguments of compiled programs, so equal ones must be equal keys.
     def __eq__(self, other: object) -> bool:
@@ -124,7 +129,8 @@ class DreamCarRacing(environment.Environment[DreamState, DreamParams]):
             WeightsError: the shipped weights are not there, or none is shipped of this task.
         """
         default = self._default
-        return DreamParams(world_model=default.world if default else _shipped_world(self.task))
+        world = default.world if default else _shipped_world(self.task, self.precision)
+        return DreamParams(world_model=world)
 
     @functools.partial(jax.jit, static_argnames=("self",))
     def step(
@@ -179,21 +185,25 @@ class DreamCarRacing(environment.Environment[DreamState, DreamParams]):
 
     def reset_env(self, key: jax.Array, params: DreamParams) -> tuple[Any, DreamState]:
         """Begin at a real first frame, or for a share `start_middle` of episodes mid-track."""
-        starts = self._world(params).starts
-        draws = jax.random.uniform(key, (2 + params.world_model.hidden_size,))
-        middle = draws[0] < params.start_middle
-        first_z = starts.first_z[_index(draws[1], len(starts.first_z))]
-        moment = _index(draws[1], len(starts.z))
-        carry = Carry(
-            h=jnp.where(middle, starts.h[moment], 0.0), c=jnp.where(middle, starts.c[moment], 0.0)
-        )
+        world = self._world(params)
+        starts, draws = world.starts, jax.random.uniform(key, (2,))
+        first = starts.first_z[_index(draws[1], len(starts.first_z))], world.mdn_rnn.initial_carry()
+
+        def drawn() -> tuple[jax.Array, Carry]:
+            moment = _index(draws[1], len(starts.z))
+            middle = starts.z[moment], Carry(h=starts.h[moment], c=starts.c[moment])
+            chosen = draws[0] < params.start_middle
+            return jax.tree.map(lambda a, b: jnp.where(chosen, a, b), middle, first)
+
+        # Auto-reset draws a start for every lane at every step.
+        z, carry = jax.lax.cond(params.start_middle > 0.0, drawn, lambda: first)
         state = DreamState(
             time=jnp.int32(0),
-            z=jnp.where(middle, starts.z[moment], first_z),
+            z=z,
             carry=carry,
             tiles=jnp.float32(0.0),
             off_field=jnp.bool_(False),
-            mask=_dropout_mask(draws[2:], params.dropout),
+            mask=_dropout_mask(key, carry.h, params.dropout),
         )
         return self.observe(key, state, None, params), state
 
@@ -201,14 +211,13 @@ class DreamCarRacing(environment.Environment[DreamState, DreamParams]):
         self, key: jax.Array, z: jax.Array, carry: Carry, params: DreamParams
     ) -> DreamState:
         """The beginning of an episode at a given latent and carry, for dreams from real frames."""
-        draws = jax.random.uniform(key, carry.h.shape)
         return DreamState(
             time=jnp.int32(0),
             z=jnp.clip(z, -Z_LIMIT, Z_LIMIT),
             carry=carry,
             tiles=jnp.float32(0.0),
             off_field=jnp.bool_(False),
-            mask=_dropout_mask(draws, params.dropout),
+            mask=_dropout_mask(key, carry.h, params.dropout),
         )
 
     def observe(
@@ -295,11 +304,17 @@ def _index(draw: jax.Array, count: int) -> jax.Array:
     return jnp.minimum((draw * count).astype(jnp.int32), count - 1)
 
 
-def _dropout_mask(draws: jax.Array, rate: Any) -> jax.Array:
-    """0 or 1/(1 - rate) for each uniform draw (Gal & Ghahramani 2016: one mask a sequence)."""
-    return jnp.where(draws >= rate, 1.0 / (1.0 - rate), 0.0)
+def _dropout_mask(key: jax.Array, h: jax.Array, rate: Any) -> jax.Array:
+    """0 or 1/(1 - rate), float32 like h (Gal & Ghahramani 2016: one mask a sequence)."""
+
+    def drawn() -> jax.Array:
+        draws = jax.random.uniform(key, (2 + len(h),))[2:]  # the first two chose the start
+        return jnp.where(draws >= rate, 1.0 / (1.0 - rate), 0.0)
+
+    # A branch, unless lanes have rates of their own: most dreams drop nothing.
+    return jax.lax.cond(rate > 0.0, drawn, lambda: jnp.ones_like(h))
 
 
 @functools.cache
-def _shipped_world(task: Task) -> WorldModel:
-    return world_for(task, None)
+def _shipped_world(task: Task, precision: str) -> WorldModel:
+    return world_for(task, None).with_precision(precision)

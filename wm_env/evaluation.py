@@ -36,6 +36,7 @@ _DREAM = {
     "track_tiles": 281.0,
     "lap_complete_percent": 1.0,
     "start": "first",
+    "precision": "float32",
 }
 
 
@@ -136,8 +137,8 @@ def evaluate(
         ray: address of a Ray cluster (HOST:PORT or "auto") to drive on instead, with Gymnasium.
         progress: whether to show a bar with the running mean on stderr.
         max_episode_steps: an episode's time limit.
-        dream: of env="dream": temperature, dropout, track_tiles, lap_complete_percent and start,
-            as for DreamCarRacingEnv.
+        dream: of env="dream": temperature, dropout, track_tiles, lap_complete_percent, start
+            and precision, as for DreamCarRacingEnv.
 
     Raises:
         ValueError: an argument outside its range, no seeds, or a policy of other arguments.

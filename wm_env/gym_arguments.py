@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from numbers import Real
 from typing import Any
 
@@ -36,11 +36,12 @@ def dream_params(
     lap_complete_percent: float,
     start: str | float,
     max_episode_steps: int | None,
+    precision: str = "float32",
 ) -> DreamParams:
     """DreamParams from an environment's arguments; every number becomes an array.
 
     Raises:
-        ValueError: a number outside its range, or an unknown start.
+        ValueError: a number outside its range, or an unknown start or precision.
         WeightsError: the world cannot be loaded, or is of another task.
     """
     if not isinstance(start, float | int) and start not in STARTS:
@@ -63,7 +64,7 @@ def dream_params(
             raise ValueError(f"{name} is {value!r}; expected a number {expected}.")
     return canonical(
         DreamParams(
-            world_model=world_for(task, world_model),
+            world_model=world_for(task, world_model).with_precision(precision),
             temperature=temperature,
             dropout=dropout,
             track_tiles=track_tiles,
@@ -76,9 +77,14 @@ def dream_params(
 
 def canonical(params: DreamParams) -> DreamParams:
     """The same parameters with arrays for numbers, so that no change of a value compiles anew."""
+    arrays = {
+        field.name: jnp.asarray(getattr(params, field.name), jnp.float32)
+        for field in fields(params)
+        if field.name not in ("world_model", "max_steps_in_episode")
+    }
     limit = jnp.asarray(params.max_steps_in_episode, jnp.int32)
-    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
-    return replace(params, max_steps_in_episode=limit)
+    world = jax.tree.map(jnp.asarray, params.world_model)  # of the precision that it has
+    return replace(params, world_model=world, max_steps_in_episode=limit, **arrays)
 
 
 def checked_action(env: DreamCarRacing, action: Any, lanes: tuple[int, ...] = ()) -> np.ndarray:

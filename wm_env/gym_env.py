@@ -44,6 +44,7 @@ class DreamCarRacingEnv(gymnasium.Env):
         max_episode_steps: truncate here. None leaves it to the TimeLimit of `gym.make` (1000).
         task: what is dreamt, or its id in Gymnasium; of another one than CarRacing the numbers of
             tiles do not count, and `continuous` chooses its Box or its Discrete.
+        precision: of M's matmuls, "float32" or "bfloat16" (see `WorldModel.with_precision`).
 
     `reset(options=...)` starts from `{"frame": ...}`, `{"frames": ..., "actions": ...}` or
     `{"z": ...}`. Same seed and actions, same program: the same bits.
@@ -70,6 +71,7 @@ class DreamCarRacingEnv(gymnasium.Env):
         start: str | float = "first",
         max_episode_steps: int | None = None,
         task: Task | str = CAR_RACING,
+        precision: str = "float32",
     ):
         if os.getpid() != _IMPORTED_BY:
             raise RuntimeError(
@@ -92,6 +94,7 @@ class DreamCarRacingEnv(gymnasium.Env):
             lap_complete_percent=lap_complete_percent,
             start=start,
             max_episode_steps=max_episode_steps,
+            precision=precision,
         )
         self.observation_space = gymnax_space_to_gym_space(self.core.observation_space(self.params))
         self.action_space = gymnax_space_to_gym_space(self.core.action_space(self.params))

@@ -66,6 +66,7 @@ class DreamCarRacingVectorEnv(VectorEnv):
         start: str | float = "first",
         max_episode_steps: int | None = 1000,
         task: Task | str = CAR_RACING,
+        precision: str = "float32",
     ):
         if num_envs < 1:
             raise ValueError(f"num_envs is {num_envs}; expected 1 or more.")
@@ -92,6 +93,7 @@ class DreamCarRacingVectorEnv(VectorEnv):
             lap_complete_percent=lap_complete_percent,
             start=start,
             max_episode_steps=max_episode_steps,
+            precision=precision,
         )
         self.single_observation_space = gymnax_space_to_gym_space(
             self.core.observation_space(self.params)

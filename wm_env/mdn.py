@@ -12,6 +12,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+# Without the lower bound a latent dimension that hardly moves drives its density to infinity.
+LOG_SIGMA_MIN = -5.0
+LOG_SIGMA_MAX = 3.0
+
 _HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
 
 # Below this a temperature only asks for the likeliest component; dividing by less would overflow.
@@ -23,16 +27,27 @@ _BLOCK = 8  # dimensions of a latent that are solved for before the next are loo
 class Mixture(eqx.Module):
     """`k` normals for each of `z` latent dimensions.
 
-    `log_pi` is normalised over `k`; `log_sigma` is the log of the standard deviation. With m = z
-    every dimension chooses its component by itself, with m = 1 all share one choice. With
+    `logits` are of the components, `raw_log_sigma` is the log of the standard deviation before it
+    is bounded: a draw has to normalise the ones and bound the other for what it chose only. With
+    m = z every dimension chooses its component by itself, with m = 1 all share one choice. With
     `whitening`, unit lower triangular, the mixtures are those of y = whitening @ latent: dimensions
     of the latent vary together.
     """
 
-    log_pi: Float[Array, "m k"]
+    logits: Float[Array, "m k"]
     mu: Float[Array, "z k"]
-    log_sigma: Float[Array, "z k"]
+    raw_log_sigma: Float[Array, "z k"]
     whitening: Float[Array, "z z"] | None = None
+
+    @property
+    def log_pi(self) -> Float[Array, "m k"]:
+        """Log weights of the components, normalised over `k`."""
+        return jax.nn.log_softmax(self.logits, axis=1)
+
+    @property
+    def log_sigma(self) -> Float[Array, "z k"]:
+        """Log standard deviations, in LOG_SIGMA_MIN..LOG_SIGMA_MAX."""
+        return _bounded(self.raw_log_sigma)
 
 
 def log_prob(mixture: Mixture, z: Float[Array, "z"]) -> Float[Array, "m"]:
@@ -44,9 +59,10 @@ def log_prob(mixture: Mixture, z: Float[Array, "z"]) -> Float[Array, "m"]:
     """
     if mixture.whitening is not None:
         z = mixture.whitening @ z
-    residual = (z[:, None] - mixture.mu) * jnp.exp(-mixture.log_sigma)
-    log_normal = -0.5 * residual**2 - mixture.log_sigma - _HALF_LOG_TWO_PI
-    if len(mixture.log_pi) == 1:
+    log_sigma = mixture.log_sigma
+    residual = (z[:, None] - mixture.mu) * jnp.exp(-log_sigma)
+    log_normal = -0.5 * residual**2 - log_sigma - _HALF_LOG_TWO_PI
+    if len(mixture.logits) == 1:
         log_normal = jnp.sum(log_normal, axis=0, keepdims=True)
     return jax.nn.logsumexp(mixture.log_pi + log_normal, axis=1)
 
@@ -88,22 +104,28 @@ def sample_from_noise(
     """The draw that `uniform` in [0, 1) and standard `normal` numbers stand for.
 
     Temperature divides the logits and multiplies the variance (Ha & Eck 2017, equation 8). The
-    value is differentiable in `mu` and `log_sigma` (reparameterised); the choice of a component
+    value is differentiable in `mu` and `raw_log_sigma` (reparameterised); the choice of a component
     passes no gradient.
     """
     tau = jnp.maximum(temperature, _LEAST_LOGIT_TEMPERATURE)
-    logits = mixture.log_pi / tau
+    logits = mixture.logits / tau
     weights = jnp.exp(logits - jnp.max(logits, axis=1, keepdims=True))
     threshold = uniform[: len(weights)] * jnp.sum(weights, axis=1)
     # Inverse CDF, unrolled over the few components: one uniform a choice, where Gumbel noise would
     # need k of them.
-    mu, log_sigma, below = mixture.mu[:, 0], mixture.log_sigma[:, 0], weights[:, 0]
+    mu, raw, below = mixture.mu[:, 0], mixture.raw_log_sigma[:, 0], weights[:, 0]
     for component in range(1, mixture.mu.shape[1]):
         further = threshold >= below
         mu = jnp.where(further, mixture.mu[:, component], mu)
-        log_sigma = jnp.where(further, mixture.log_sigma[:, component], log_sigma)
+        raw = jnp.where(further, mixture.raw_log_sigma[:, component], raw)
         below = below + weights[:, component]
-    return _to_latent(mixture, mu + jnp.exp(log_sigma) * jnp.sqrt(temperature) * normal)
+    return _to_latent(mixture, mu + jnp.exp(_bounded(raw)) * jnp.sqrt(temperature) * normal)
+
+
+def _bounded(raw: Float[Array, "..."]) -> Float[Array, "..."]:
+    # A soft floor: a hard clip would pass no gradient to a component that has become too narrow.
+    floored = LOG_SIGMA_MIN + jax.nn.softplus(raw - LOG_SIGMA_MIN)
+    return jnp.minimum(floored, LOG_SIGMA_MAX)
 
 
 def _mean(mixture: Mixture) -> Float[Array, "z"]:

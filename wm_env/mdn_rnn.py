@@ -14,10 +14,6 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from wm_env.mdn import Mixture
 
-# Without the lower bound a latent dimension that hardly moves drives its density to infinity.
-LOG_SIGMA_MIN = -5.0
-LOG_SIGMA_MAX = 3.0
-
 # No car crosses more than a few tiles in one frame; the bound keeps exp(log rate) finite.
 TILES_PER_STEP_LIMIT = 8.0
 
@@ -111,7 +107,7 @@ class MDNRNN(eqx.Module):
         """
         h = carry.h if mask is None else carry.h * mask
         # One matmul for input and recurrence: in a scan on a CPU two smaller ones are slower.
-        gates = jnp.concatenate([z, a, h]) @ self.gate_weight + self.gate_bias
+        gates = _product(jnp.concatenate([z, a, h]), self.gate_weight) + self.gate_bias
         entry, forget, candidate, output = jnp.split(gates, 4)
         c = jax.nn.sigmoid(forget) * carry.c + jax.nn.sigmoid(entry) * jnp.tanh(candidate)
         return Carry(h=jax.nn.sigmoid(output) * jnp.tanh(c), c=c)
@@ -133,16 +129,16 @@ class MDNRNN(eqx.Module):
 
     def predict(self, h: Float[Array, "h"]) -> Prediction:
         """What `h` (the output after the step's z and a) expects of that step."""
-        heads = h @ self.head_weight + self.head_bias
+        heads = _product(h, self.head_weight) + self.head_bias
         couplings, heads = jnp.split(heads, [couplings_of(self.config)])
         size = self.config.mixtures * self.config.latent_size
         # Component-major rows keep each component's latents contiguous, which sampling reads.
         parts = jnp.split(heads[:-2], [len(heads) - 2 - 2 * size, len(heads) - 2 - size])
-        logits, mu, log_sigma = (part.reshape(self.config.mixtures, -1).T for part in parts)
+        logits, mu, raw_log_sigma = (part.reshape(self.config.mixtures, -1).T for part in parts)
         mixture = Mixture(
-            log_pi=jax.nn.log_softmax(logits, axis=1),
+            logits=logits,
             mu=mu,
-            log_sigma=_bounded_log_sigma(log_sigma),
+            raw_log_sigma=raw_log_sigma,
             whitening=_unit_triangular(couplings) if self.config.correlated else None,
         )
         return Prediction(mixture=mixture, tiles=heads[-2], off_field=heads[-1])
@@ -168,6 +164,11 @@ class MDNRNN(eqx.Module):
         return self.predict(carry.h), carry
 
 
+def _product(x: Float[Array, "i"], weight: Float[Array, "i o"]) -> Float[Array, "o"]:
+    """`x @ weight`, multiplied in the precision of the weight and summed in float32."""
+    return jnp.matmul(x.astype(weight.dtype), weight, preferred_element_type=jnp.float32)
+
+
 def couplings_of(config: MDNRNNConfig) -> int:
     """How many entries of the whitening M says: those below its diagonal, which its heads begin."""
     return config.latent_size * (config.latent_size - 1) // 2 if config.correlated else 0
@@ -180,9 +181,3 @@ def _unit_triangular(entries: Float[Array, "n"]) -> Float[Array, "z z"]:
     # triangle are each entry once.
     square = jnp.concatenate([entries[side:], entries[::-1]]).reshape(side, side)
     return jnp.eye(side + 1) + jnp.pad(jnp.tril(square), ((1, 0), (0, 1)))
-
-
-def _bounded_log_sigma(raw: Float[Array, "z k"]) -> Float[Array, "z k"]:
-    # A soft floor: a hard clip would pass no gradient to a component that has become too narrow.
-    floored = LOG_SIGMA_MIN + jax.nn.softplus(raw - LOG_SIGMA_MIN)
-    return jnp.minimum(floored, LOG_SIGMA_MAX)

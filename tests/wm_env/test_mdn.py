@@ -16,9 +16,9 @@ def mixture():
     keys = jax.random.split(jax.random.key(3), 3)
     shape = (LATENTS, COMPONENTS)
     return mdn.Mixture(
-        log_pi=jax.nn.log_softmax(jax.random.normal(keys[0], shape), axis=1),
+        logits=jax.random.normal(keys[0], shape),
         mu=2.0 * jax.random.normal(keys[1], shape),
-        log_sigma=0.5 * jax.random.normal(keys[2], shape) - 0.5,
+        raw_log_sigma=0.5 * jax.random.normal(keys[2], shape) - 0.5,
     )
 
 
@@ -113,13 +113,13 @@ def test_samples_carry_gradients_of_mean_and_spread(mixture):
     key = jax.random.key(5)
     slopes = jax.grad(lambda m: mdn.sample(m, key=key, temperature=1.2).sum())(mixture)
     np.testing.assert_allclose(slopes.mu.sum(axis=1), 1.0)
-    assert np.all(np.abs(slopes.log_sigma).sum(axis=1) > 0)
-    np.testing.assert_array_equal(slopes.log_pi, 0.0)
+    assert np.all(np.abs(slopes.raw_log_sigma).sum(axis=1) > 0)
+    np.testing.assert_array_equal(slopes.logits, 0.0)
 
 
 @pytest.fixture(scope="module")
 def shared(mixture):
-    return mdn.Mixture(mixture.log_pi[:1], mixture.mu, mixture.log_sigma)
+    return mdn.Mixture(mixture.logits[:1], mixture.mu, mixture.raw_log_sigma)
 
 
 def test_one_choice_for_all_dimensions_has_the_density_of_a_joint_mixture(shared):
@@ -140,7 +140,7 @@ def test_one_choice_for_all_dimensions_gives_their_samples_the_covariance_of_the
 
 
 def test_moments_of_a_shared_choice_are_those_of_its_margins(shared):
-    own = mdn.Mixture(jnp.repeat(shared.log_pi, LATENTS, 0), shared.mu, shared.log_sigma)
+    own = mdn.Mixture(jnp.repeat(shared.logits, LATENTS, 0), shared.mu, shared.raw_log_sigma)
     np.testing.assert_allclose(mdn.mean(shared), mdn.mean(own), rtol=1e-5)
     np.testing.assert_allclose(mdn.variance(shared), mdn.variance(own), rtol=1e-5)
 
@@ -151,9 +151,9 @@ def correlated():
     size, keys = 11, jax.random.split(jax.random.key(4), 3)
     below = jnp.tril(0.4 * jax.random.normal(keys[0], (size, size)), -1)
     return mdn.Mixture(
-        log_pi=jnp.zeros((size, 1)),
+        logits=jnp.zeros((size, 1)),
         mu=jax.random.normal(keys[1], (size, 1)),
-        log_sigma=0.3 * jax.random.normal(keys[2], (size, 1)),
+        raw_log_sigma=0.3 * jax.random.normal(keys[2], (size, 1)),
         whitening=jnp.eye(size) + below,
     )
 

@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from wm_env.mdn import LOG_SIGMA_MAX, LOG_SIGMA_MIN
 from wm_env.mdn_rnn import (
-    LOG_SIGMA_MAX,
-    LOG_SIGMA_MIN,
     MDNRNN,
     TILES_PER_STEP_LIMIT,
     Carry,

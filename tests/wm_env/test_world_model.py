@@ -62,12 +62,12 @@ def test_samples_of_advance_follow_the_mixture(draws, temperature):
     """Temperature divides the logits and multiplies the variance of each component."""
     prediction, at = draws
     steps, count = at(temperature), 20_000
-    mixture = jax.tree.map(np.asarray, prediction.mixture)
-    pi = np.exp(mixture.log_pi / temperature)
+    mixture, mu = prediction.mixture, np.asarray(prediction.mixture.mu)
+    pi = np.exp(np.asarray(mixture.log_pi) / temperature)
     pi /= pi.sum(axis=1, keepdims=True)
-    variance = np.exp(2 * mixture.log_sigma) * temperature
-    mean = (pi * mixture.mu).sum(axis=1)
-    offset = mixture.mu - mean[:, None]
+    variance = np.exp(2 * np.asarray(mixture.log_sigma)) * temperature
+    mean = (pi * mu).sum(axis=1)
+    offset = mu - mean[:, None]
     deviation = np.sqrt((pi * (variance + offset**2)).sum(axis=1))
     fourth = (pi * (offset**4 + 6 * offset**2 * variance + 3 * variance**2)).sum(axis=1)
     of_mean = deviation / np.sqrt(count)
