@@ -4,8 +4,8 @@
 
 The same PPO (agents/third_party/cleanrl_ppo.py, one seed) on the same observations [z, h] learns in
 the dream, on Gymnasium's CarRacing-v3 and on EnvPool's, one after another, on an otherwise idle
-machine; the lanes differ (64, 8 and 16), the 2,048 frames between two updates do not. Every so
-often its clock stops and it drives 16 real tracks (EnvPool, seeds 0 to 15). Writes
+machine; the lanes differ (64, 8 and 16), the 2,048 frames between two updates do not. Now and
+then its clock stops and it drives 16 real tracks (EnvPool, seeds 0 to 15). Writes
 time_to_score.json after each place, and time_to_score.png; a place in the file is not done again.
 """
 
@@ -36,7 +36,8 @@ class Config:
 
     places: tuple[Place, ...] = ("dream", "envpool", "gymnasium")
     minutes: float = 20.0  # of training in each place; driving real tracks does not count
-    every: float = 60.0  # seconds of training between two looks at the real tracks
+    first: float = 5.0  # seconds of training before the first look at the real tracks;
+    growth: float = 1.5  # each next look comes after so many times as many
     episodes: int = 16
     seed: int = 0
     out: Path = Path("out/time_to_score")
@@ -61,19 +62,24 @@ class Watch:
 
     def __init__(self, config: Config):
         self._config, self._spent, self._since = config, 0.0, time.monotonic()
+        self._next = config.first
         self.points: list[Point] = []
 
     def __call__(self, frames: int, policy: Any) -> None:
         """Look, if it is time to."""
         spent = self._spent + time.monotonic() - self._since
-        looks = spent // self._config.every
-        if looks <= (self.points[-1].seconds // self._config.every if self.points else 0):
+        if spent < min(self._next, 60.0 * self._config.minutes):
             return
+        while self._next <= spent:
+            self._next *= self._config.growth
         seeds = range(self._config.episodes)
         told = wm_env.evaluate(policy, backend="envpool", seeds=seeds, progress=False)
         self.points.append(Point(spent, frames, told.mean, told.std))
-        print(f"{spent:7.0f} s  {frames:>10,} frames  real {told.mean:6.1f} ± {told.std:.1f}")
-        if spent > 60.0 * self._config.minutes:
+        print(
+            f"{spent:7.0f} s  {frames:>10,} frames  real {told.mean:6.1f} ± {told.std:.1f}",
+            flush=True,
+        )
+        if spent >= 60.0 * self._config.minutes:
             raise TimeIsUp
         self._spent, self._since = spent, time.monotonic()
 

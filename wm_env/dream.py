@@ -116,10 +116,10 @@ class DreamCarRacing(environment.Environment[DreamState, DreamParams]):
 
     # Environments are static arguments of compiled programs, so equal ones must be equal keys.
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and vars(other) == vars(self)
+        return self is other or type(other) is type(self) and vars(other) == vars(self)
 
     def __hash__(self) -> int:
-        return hash((type(self), *sorted(vars(self).items())))
+        return hash((type(self), self.observation, self.continuous, self.precision))
 
     @property
     def default_params(self) -> DreamParams:

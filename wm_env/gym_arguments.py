@@ -94,12 +94,17 @@ def checked_action(env: DreamCarRacing, action: Any, lanes: tuple[int, ...] = ()
         InvalidAction: another shape, a number that is not finite, or no such discrete action.
     """
     shape = (*lanes, env.num_actions) if env.continuous else lanes
-    meaning = env.task.meaning if env.continuous else f"0 to {env.num_actions - 1}"
+    kinds = "fiu" if env.continuous else "iu"
     try:
         array = np.asarray(action)
+        if env.continuous and array.shape == shape and array.dtype.kind in kinds:
+            if np.isfinite(array).all():
+                return array.astype(np.float32)
     except ValueError as error:  # rows of different lengths
-        raise InvalidAction(f"the action is {action!r}; expected {shape} ({meaning}).") from error
-    kinds = "fiu" if env.continuous else "iu"
+        raise InvalidAction(
+            f"the action is {action!r}; expected {shape} ({_meaning(env)})."
+        ) from error
+    meaning = _meaning(env)
     if array.shape != shape or array.dtype.kind not in kinds:
         raise InvalidAction(
             f"the action has shape {array.shape} and dtype {array.dtype}; expected {shape} of "
@@ -110,12 +115,14 @@ def checked_action(env: DreamCarRacing, action: Any, lanes: tuple[int, ...] = ()
         if np.any((array < 0) | (array >= env.num_actions)):
             raise InvalidAction(f"the action is {action}; expected {meaning}.")
         return array.astype(np.int32)
-    if not np.all(np.isfinite(array)):
-        raise InvalidAction(
-            f"the action is {action}; expected finite numbers ({meaning}). "
-            "A policy that answers NaN has usually diverged."
-        )
-    return array.astype(np.float32)
+    raise InvalidAction(
+        f"the action is {action}; expected finite numbers ({meaning}). "
+        "A policy that answers NaN has usually diverged."
+    )
+
+
+def _meaning(env: DreamCarRacing) -> str:
+    return env.task.meaning if env.continuous else f"0 to {env.num_actions - 1}"
 
 
 def start_from_options(

@@ -14,6 +14,7 @@ from gymnax.environments.spaces import gymnax_space_to_gym_space
 
 from wm_env import rendering
 from wm_env.dream import DreamCarRacing, DreamParams, DreamState
+from wm_env.flattened import Flattened
 from wm_env.gym_arguments import canonical, checked_action, dream_params, start_from_options
 from wm_env.mdn_rnn import Carry
 from wm_env.reward import TYPICAL_TRACK_TILES
@@ -98,6 +99,8 @@ class DreamCarRacingEnv(gymnasium.Env):
         )
         self.observation_space = gymnax_space_to_gym_space(self.core.observation_space(self.params))
         self.action_space = gymnax_space_to_gym_space(self.core.action_space(self.params))
+        self._shape = self.observation_space.shape or ()
+        # Raw data of keys: typed ones would send every dispatch through a slower path of JAX.
         self._key: jax.Array | None = None
         self._key_reset: jax.Array | None = None
         self._state: DreamState | None = None
@@ -112,6 +115,7 @@ class DreamCarRacingEnv(gymnasium.Env):
     @params.setter
     def params(self, params: DreamParams) -> None:
         self._params = canonical(params)
+        self._flat = Flattened(self._params)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -124,11 +128,11 @@ class DreamCarRacingEnv(gymnasium.Env):
         start = start_from_options(self.params.world_model, options)
         super().reset(seed=seed)
         if seed is not None or self._key is None:
-            self._key = jax.random.key(self.np_random.integers(2**32, dtype=np.uint32))
+            self._key = _key(self.np_random.integers(2**32, dtype=np.uint32))
             self._key_reset = None
         if self._key_reset is None:
             self._key, self._key_reset = _split(self._key)
-        observation, self._state = _reset(self.core, self.params, self._key_reset, start)
+        observation, self._state = _reset(self.core, self._flat, self._key_reset, start)
         self._key_reset = None
         self._return = 0.0
         if self.render_mode == "human":
@@ -146,7 +150,7 @@ class DreamCarRacingEnv(gymnasium.Env):
             raise ResetNeeded("step was called before reset; call env.reset() first.")
         action = checked_action(self.core, action)
         self._key, self._key_reset, self._state, outcome = _step(
-            self.core, self.params, self._key, self._state, action
+            self.core, self._flat, self._key, self._state, action
         )
         observation, numbers = self._unpacked(np.array(outcome))
         reward, terminated, truncated, tiles, lap_finished, off_field = numbers.tolist()
@@ -162,9 +166,8 @@ class DreamCarRacingEnv(gymnasium.Env):
 
     def _unpacked(self, outcome: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The observation and the six numbers that `_packed` made one array of."""
-        shape = self.observation_space.shape or ()
-        size = math.prod(shape)
-        return outcome[:size].reshape(shape), outcome[size:].view(np.float32)
+        size = math.prod(self._shape)
+        return outcome[:size].reshape(self._shape), outcome[size:].view(np.float32)
 
     def render(self) -> np.ndarray | None:
         """The dream as CarRacing-v3 would show it.
@@ -196,16 +199,21 @@ class DreamCarRacingEnv(gymnasium.Env):
 
 
 @jax.jit
+def _key(seed: jax.Array) -> jax.Array:
+    return jax.random.key_data(jax.random.key(seed))
+
+
+@jax.jit
 def _split(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    first, second = jax.random.split(key)
-    return first, second
+    first, second = jax.random.split(jax.random.wrap_key_data(key))
+    return jax.random.key_data(first), jax.random.key_data(second)
 
 
 @functools.partial(jax.jit, static_argnames="env")
 def _reset(
-    env: DreamCarRacing, params: DreamParams, key: jax.Array, start: tuple[jax.Array, Carry] | None
+    env: DreamCarRacing, params: Flattened, key: jax.Array, start: tuple[jax.Array, Carry] | None
 ) -> tuple[jax.Array, DreamState]:
-    return begin(env, params, key, start)
+    return begin(env, params.tree, jax.random.wrap_key_data(key), start)
 
 
 def begin(
@@ -220,14 +228,16 @@ def begin(
 
 @functools.partial(jax.jit, static_argnames="env")
 def _step(
-    env: DreamCarRacing, params: DreamParams, key: jax.Array, state: DreamState, action: jax.Array
+    env: DreamCarRacing, flat: Flattened, key_data: jax.Array, state: DreamState, action: jax.Array
 ) -> tuple[jax.Array, jax.Array, DreamState, jax.Array]:
-    key, key_now = jax.random.split(key)
+    params: DreamParams = flat.tree
+    key, key_now = jax.random.split(jax.random.wrap_key_data(key_data))
     # As gymnax's own step splits: the next reset is the one that auto-reset would have drawn.
     key_step, key_reset = jax.random.split(key_now)
     observation, state, reward, terminated, info = env.step_env(key_step, state, action, params)
     truncated = env.is_truncated(state, params)
     events = (info["tiles"], info["lap_finished"], info["off_field"])
+    key, key_reset = jax.random.key_data(key), jax.random.key_data(key_reset)
     return key, key_reset, state, _packed(observation, reward, terminated, truncated, *events)
 
 

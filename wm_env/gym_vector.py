@@ -15,6 +15,7 @@ from gymnax.environments.spaces import gymnax_space_to_gym_space
 
 from wm_env import rendering
 from wm_env.dream import DreamCarRacing, DreamParams, DreamState
+from wm_env.flattened import Flattened
 from wm_env.gym_arguments import canonical, checked_action, dream_params, start_from_options
 from wm_env.gym_env import FPS, begin
 from wm_env.mdn_rnn import Carry
@@ -101,7 +102,7 @@ class DreamCarRacingVectorEnv(VectorEnv):
         self.single_action_space = gymnax_space_to_gym_space(self.core.action_space(self.params))
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._keys: jax.Array | None = None
+        self._keys: jax.Array | None = None  # raw data, as in the single environment
         self._state: DreamState | None = None
         self._returns = np.zeros(num_envs)
 
@@ -113,6 +114,7 @@ class DreamCarRacingVectorEnv(VectorEnv):
     @params.setter
     def params(self, params: DreamParams) -> None:
         self._params = canonical(params)
+        self._flat = Flattened(self._params)
 
     def reset(
         self,
@@ -127,8 +129,8 @@ class DreamCarRacingVectorEnv(VectorEnv):
         """
         start = start_from_options(self.params.world_model, options)
         if seed is not None or self._keys is None:
-            self._keys = jax.vmap(jax.random.key)(self._seeds(seed))
-        self._keys, observation, self._state = _reset(self.core, self.params, self._keys, start)
+            self._keys = _keys(self._seeds(seed))
+        self._keys, observation, self._state = _reset(self.core, self._flat, self._keys, start)
         self._returns[:] = 0.0
         nothing = {name: np.zeros(self.num_envs, dtype) for name, dtype in _INFOS.items()}
         return np.array(observation), _with_masks(nothing, np.ones(self.num_envs, np.bool_))
@@ -146,7 +148,7 @@ class DreamCarRacingVectorEnv(VectorEnv):
             raise ResetNeeded("step was called before reset; call envs.reset() first.")
         actions = checked_action(self.core, actions, (self.num_envs,))
         self._keys, self._state, observation, final, outcome = _step(
-            self.core, self._dream, self.params, self._keys, self._state, actions
+            self.core, self._dream, self._flat, self._keys, self._state, actions
         )
         reward, terminated, truncated, info = jax.device_get(outcome)
         done = terminated | truncated
@@ -210,25 +212,32 @@ def _with_masks(infos: dict[str, np.ndarray], mask: np.ndarray) -> dict[str, np.
     return infos | {f"_{name}": mask.copy() for name in infos}
 
 
+@jax.jit
+def _keys(seeds: jax.Array) -> jax.Array:
+    return jax.random.key_data(jax.vmap(jax.random.key)(seeds))
+
+
 @functools.partial(jax.jit, static_argnames="env")
 def _reset(
-    env: DreamCarRacing, params: DreamParams, keys: jax.Array, start: tuple[jax.Array, Carry] | None
+    env: DreamCarRacing, flat: Flattened, keys: jax.Array, start: tuple[jax.Array, Carry] | None
 ) -> tuple[jax.Array, jax.Array, DreamState]:
-    pairs = jax.vmap(jax.random.split)(keys)
+    params: DreamParams = flat.tree
+    pairs = jax.vmap(jax.random.split)(jax.random.wrap_key_data(keys))
     observation, state = jax.vmap(lambda key: begin(env, params, key, start))(pairs[:, 1])
-    return pairs[:, 0], observation, state
+    return jax.random.key_data(pairs[:, 0]), observation, state
 
 
 @functools.partial(jax.jit, static_argnames=("env", "dream"))
 def _step(
     env: DreamCarRacing,
     dream: DreamCarRacing,
-    params: DreamParams,
+    flat: Flattened,
     keys: jax.Array,
     state: DreamState,
     actions: jax.Array,
 ) -> tuple[jax.Array, DreamState, jax.Array, jax.Array, tuple]:
-    pairs = jax.vmap(jax.random.split)(keys)
+    params: DreamParams = flat.tree
+    pairs = jax.vmap(jax.random.split)(jax.random.wrap_key_data(keys))
     observation, state, reward, terminated, truncated, info = jax.vmap(
         dream.step, in_axes=(0, 0, 0, None)
     )(pairs[:, 1], state, actions, params)
@@ -236,7 +245,8 @@ def _step(
         observation = jax.vmap(params.world_model.decode)(state.z)
     final = info.pop("final_observation")
     info = {name: info[name] for name in _INFOS}
-    return pairs[:, 0], state, observation, final, (reward, terminated, truncated, info)
+    keys = jax.random.key_data(pairs[:, 0])
+    return keys, state, observation, final, (reward, terminated, truncated, info)
 
 
 @jax.jit

@@ -98,14 +98,14 @@ def test_no_weights_are_constants_of_the_programs(world, observation):
     batch.reset(seed=0)
     action = np.zeros(3, np.float32)
     lowered = [
-        gym_env._step.lower(single.core, single.params, single._key, single._state, action),
+        gym_env._step.lower(single.core, single._flat, single._key, single._state, action),
         gym_vector._step.lower(
-            batch.core, batch._dream, batch.params, batch._keys, batch._state, np.zeros((2, 3))
+            batch.core, batch._dream, batch._flat, batch._keys, batch._state, np.zeros((2, 3))
         ),
     ]
     lowered += [
-        gym_env._reset.lower(single.core, single.params, single._key, None),
-        gym_vector._reset.lower(batch.core, batch.params, batch._keys, None),
+        gym_env._reset.lower(single.core, single._flat, single._key, None),
+        gym_vector._reset.lower(batch.core, batch._flat, batch._keys, None),
     ]
     for program in lowered:
         refuse_constants(program)
