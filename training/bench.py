@@ -30,8 +30,13 @@ from wm_env.machine import device_name
 from wm_env.preprocess import IMAGE_SHAPE
 from wm_env.progress import progress_bar
 from wm_env.shard import Episode, Shard, write_shard
-from wm_env.speed import best_rate, dream_step_flops, matmul_rate
-from wm_env.vae import VAE
+from wm_env.speed import (
+    best_rate,
+    decoder_flops,
+    dream_step_flops,
+    encoder_flops,
+    matmul_rate,
+)
 
 
 @dataclass(frozen=True)
@@ -168,7 +173,8 @@ def vision_rows(shards: list[Shard], config: VisionConfig, *, quick: bool = Fals
     """Images/s of training V on a store, and of reading it in random order, alone and meanwhile."""
     steps, reads = (3, 20) if quick else (24, 400)
     train_step, state = make_train_step(config), new_state(config)
-    flops = 3.0 * forward_flops(state.vae)  # gradients of inputs and of weights cost one each
+    # Gradients of inputs and of weights cost one each.
+    flops = 3.0 * (encoder_flops(state.vae) + decoder_flops(state.vae))
     stream = ImageStream(shards, batch=config.batch, seed=config.seed)
     batches, key = stream.batches(), jax.random.key(0)
 
@@ -244,16 +250,3 @@ def reading_rate(
         if until():
             break
     return images / (time.perf_counter() - begin)
-
-
-def forward_flops(vae: VAE) -> float:
-    """Floating-point operations of V's matmuls for one image, to the latent and back."""
-    total, side = 2.0 * (vae.to_posterior.weight.size + vae.from_latent.weight.size), 64
-    for layer in vae.encoder:
-        side = (side - layer.kernel.shape[0]) // 2 + 1
-        total += 2.0 * side * side * layer.kernel.size
-    side = 1
-    for layer in vae.decoder:
-        total += 2.0 * side * side * layer.kernel.size
-        side = 2 * side + layer.kernel.shape[0] - 2
-    return total

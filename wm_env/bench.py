@@ -7,7 +7,9 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
@@ -105,62 +107,135 @@ def run(config: BenchConfig) -> list[Row]:
     return rows
 
 
+class Job(NamedTuple):
+    """A rate to measure: its limit is a number, the name of an earlier row, or none."""
+
+    name: str
+    measure: Callable[[], float | None]
+    limit: float | str | None = None
+
+
 def dream_rows(world: WorldModel, *, quick: bool = False) -> list[Row]:
     """Matmul, dream and real rates; a dream's limit is its matmuls at the rate of a large one."""
-    largest, share, repeats = (1024, 0.1, 1) if quick else (4096, 1.0, 3)
+    largest, repeats = (1024, 1) if quick else (4096, 3)
     flops, size = speed.matmul_rate(largest, repeats=repeats)
-    limit = flops / speed.dream_step_flops(world.mdn_rnn)
+    coarse, _ = speed.matmul_rate(largest, dtype=jnp.bfloat16, repeats=repeats)
+    rows = [
+        Row(f"float32 matmul, {size} x {size}", flops / 1e9, "GFLOP/s"),
+        Row(f"bfloat16 matmul, {size} x {size}", coarse / 1e9, "GFLOP/s"),
+    ]
+    timing = {"share": 0.1 if quick else 1.0, "repeats": repeats}
+    jobs = [
+        *_gymnax_jobs(world, flops, coarse, **timing),
+        *_gym_jobs(world, flops, **timing),
+        *_real_jobs(world, **timing),
+    ]
+    with progress_bar("benchmark", total=len(jobs), unit="rates") as bar:
+        for name, measure, limit in jobs:
+            bar.advance(0, note=name)
+            rate = measure()
+            if rate is not None:  # EnvPool is not installed
+                found = {row.name: row.value for row in rows}
+                most = found[limit] if isinstance(limit, str) else limit
+                rows.append(Row(name, rate, "steps/s", most))
+            bar.advance(1)
+    return rows + _ratios({row.name: row.value for row in rows})
+
+
+def _gymnax_jobs(
+    world: WorldModel, flops: float, coarse: float, *, share: float, repeats: int
+) -> list[Job]:
+    step_flops = speed.dream_step_flops(world.mdn_rnn)
     params = DreamParams(world_model=world)
+    halved = DreamParams(world_model=world.with_precision("bfloat16"))
+
+    def job(
+        what: str, batch: int, count: int, most: float, params: DreamParams = params, **options: Any
+    ) -> Job:
+        steps = max(4, int(share * count))
+        return Job(
+            f"dream{what}, gymnax env.step, batch {batch}",
+            lambda: speed.dream_rate(params, batch, steps=steps, repeats=repeats, **options),
+            most,
+        )
+
+    pixels = flops / (step_flops + speed.decoder_flops(world.vae))
+    return [
+        *(
+            job("", batch, max(32, 100_000 // (batch + 24)), flops / step_flops)
+            for batch in DREAM_BATCHES
+        ),
+        job(" in bfloat16", 1024, 100, coarse / step_flops, halved),
+        job(" in pixels", 256, 40, pixels, observation="pixels"),
+    ]
+
+
+def _gym_jobs(world: WorldModel, flops: float, *, share: float, repeats: int) -> list[Job]:
+    step_flops = speed.dream_step_flops(world.mdn_rnn)
+    limit = flops / step_flops
 
     def steps(count: int) -> int:
-        return max(4, int(count * share))
+        return max(4, int(share * count))
 
-    jobs: list[tuple[str, Callable[[], float | None], float | None]] = [
-        (
-            f"dream, gymnax env.step, batch {batch}",
-            lambda batch=batch: speed.dream_rate(
-                params, batch, steps=steps(max(32, 100_000 // (batch + 24))), repeats=repeats
-            ),
-            limit,
-        )
-        for batch in DREAM_BATCHES
-    ]
-    jobs += [
-        (
-            f"dream, gym.make_vec, {lanes} lanes",
-            lambda lanes=lanes: speed.gym_vector_rate(
-                world, lanes, steps=steps(40_000 // lanes), repeats=repeats
-            ),
-            limit,
-        )
-        for lanes in (256, 1024)
-    ]
-    jobs += [
-        (
+    return [
+        *(
+            Job(
+                f"dream, gym.make_vec, {lanes} lanes",
+                lambda lanes=lanes: speed.gym_vector_rate(
+                    world, lanes, steps=steps(40_000 // lanes), repeats=repeats
+                ),
+                limit,
+            )
+            for lanes in (256, 1024)
+        ),
+        Job(
             "dream, gym.make",
             lambda: speed.gym_rate(world, steps=steps(1000), repeats=repeats),
             limit,
         ),
-        (
-            "real CarRacing-v3, Gymnasium, one core",
-            lambda: speed.real_rate(steps=steps(200), repeats=repeats),
-            None,
-        ),
-        (
-            "real CarRacing-v3, EnvPool, all cores",
-            lambda: speed.envpool_rate(steps=steps(100), repeats=repeats),
-            None,
+        Job(
+            "dream in pixels, gym.make",
+            lambda: speed.gym_rate(world, steps=steps(500), repeats=repeats, observation="pixels"),
+            flops / (step_flops + speed.decoder_flops(world.vae)),
         ),
     ]
-    rows = [Row(f"float32 matmul, {size} x {size}", flops / 1e9, "GFLOP/s")]
-    with progress_bar("benchmark", total=len(jobs), unit="rates") as bar:
-        for name, measure, most in jobs:
-            bar.advance(0, note=name)
-            rate = measure()
-            if rate is not None:  # EnvPool is not installed
-                rows.append(Row(name, rate, "steps/s", most))
-            bar.advance(1)
-    return rows
+
+
+def _real_jobs(world: WorldModel, *, share: float, repeats: int) -> list[Job]:
+    def steps(count: int) -> int:
+        return max(4, int(share * count))
+
+    return [
+        Job(
+            "real CarRacing-v3, Gymnasium, one core",
+            lambda: speed.real_rate(steps=steps(200), repeats=repeats),
+        ),
+        Job(
+            "real CarRacing-v3, Gymnasium, all cores",
+            lambda: speed.real_rate_of_all_cores(steps=steps(400), repeats=repeats),
+        ),
+        Job(
+            "evaluation on Gymnasium, all cores",
+            lambda: speed.evaluation_rate(world, steps=steps(1000)),
+            "real CarRacing-v3, Gymnasium, all cores",
+        ),
+        Job(
+            "real CarRacing-v3, EnvPool, all cores",
+            lambda: speed.envpool_rate(steps=steps(100), repeats=repeats),
+        ),
+    ]
+
+
+def _ratios(rates: dict[str, float]) -> list[Row]:
+    """What one rate is of another in the same run."""
+    dream, coarse = (f"dream{kind}, gymnax env.step, batch 1024" for kind in ("", " in bfloat16"))
+    real = "real CarRacing-v3, Gymnasium, all cores"
+    compared = (
+        ("dream in bfloat16 over float32, batch 1024", coarse, dream),
+        ("gym.make_vec over gymnax, 1024 lanes", "dream, gym.make_vec, 1024 lanes", dream),
+        ("dream, batch 1024, over Gymnasium's real car, all cores each", dream, real),
+    )
+    return [Row(name, rates[above] / rates[below], "x") for name, above, below in compared]
 
 
 def training_rows(*, quick: bool = False) -> list[Row]:

@@ -4,6 +4,8 @@ A rate is the best of a few timed runs after one that compiles, so that other wo
 disturbs it little.
 """
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,8 +17,10 @@ import numpy as np
 
 import registrations
 from wm_env.car_racing import make_car_racing, make_car_racing_vector
-from wm_env.dream import DreamCarRacing, DreamParams
+from wm_env.dream import DreamCarRacing, DreamParams, DreamState
+from wm_env.evaluation import evaluate
 from wm_env.mdn_rnn import MDNRNN, MDNRNNConfig
+from wm_env.preprocess import IMAGE_SHAPE
 from wm_env.simulator import default_backend
 from wm_env.task import CAR_RACING
 from wm_env.vae import VAE, VAEConfig
@@ -64,29 +68,56 @@ def dream_step_flops(mdn_rnn: MDNRNN) -> float:
     return 2.0 * (mdn_rnn.gate_weight.size + mdn_rnn.head_weight.size)
 
 
-def dream_rate(params: DreamParams, batch: int, *, steps: int, repeats: int = 3) -> float:
+def encoder_flops(vae: VAE) -> float:
+    """Floating-point operations of V's matmuls from an image to its posterior."""
+    total, side = 2.0 * vae.to_posterior.weight.size, IMAGE_SHAPE[0]
+    for layer in vae.encoder:
+        side = (side - layer.kernel.shape[0]) // 2 + 1
+        total += 2.0 * side * side * layer.kernel.size
+    return total
+
+
+def decoder_flops(vae: VAE) -> float:
+    """Floating-point operations of V's matmuls from a latent to its image."""
+    total, side = 2.0 * vae.from_latent.weight.size, 1
+    for layer in vae.decoder:
+        total += 2.0 * side * side * layer.kernel.size
+        side = 2 * side + layer.kernel.shape[0] - 2
+    return total
+
+
+def dream_rate(
+    params: DreamParams,
+    batch: int,
+    *,
+    steps: int,
+    repeats: int = 3,
+    observation: str = "features",
+) -> float:
     """Dream steps/s through gymnax's public `env.step`: vmapped, auto-resetting, scanned in time.
 
-    A random linear policy acts on the features, so that none of the observation can be left out.
+    A random linear policy acts on the features, whatever is observed; every observation is added
+    up, so that none of it can be left out.
     """
-    env = DreamCarRacing()
-    weight = 0.1 * jax.random.normal(jax.random.key(1), (3, env.observation_space(params).shape[0]))
+    env, world = DreamCarRacing(observation), params.world_model
+    size = world.latent_size + world.hidden_size
+    weight = 0.1 * jax.random.normal(jax.random.key(1), (3, size))
     reset = jax.vmap(env.reset, in_axes=(0, None))
     step = jax.vmap(env.step, in_axes=(0, 0, 0, None))
 
     @jax.jit
     def drive(params: DreamParams, key: jax.Array) -> tuple[Any, Any]:
         key_reset, key_dream = jax.random.split(key)
-        observation, state = reset(jax.random.split(key_reset, batch), params)
+        _, state = reset(jax.random.split(key_reset, batch), params)
 
-        def frame(now: tuple, key: jax.Array) -> tuple[tuple, tuple]:
-            observation, state = now
-            action = jnp.tanh(observation @ weight.T)
+        def frame(state: DreamState, key: jax.Array) -> tuple[DreamState, tuple]:
+            features = jnp.concatenate([state.z, state.carry.h], axis=1)
+            action = jnp.tanh(features @ weight.T)
             keys = jax.random.split(key, batch)
-            observation, state, reward, terminated, truncated, _ = step(keys, state, action, params)
-            return (observation, state), (reward, terminated, truncated)
+            seen, state, reward, terminated, truncated, _ = step(keys, state, action, params)
+            return state, (seen.sum(), reward, terminated, truncated)
 
-        return jax.lax.scan(frame, (observation, state), jax.random.split(key_dream, steps))
+        return jax.lax.scan(frame, state, jax.random.split(key_dream, steps))
 
     return best_rate(
         lambda: drive(params, jax.random.key(0)), float(batch * steps), repeats=repeats
@@ -101,9 +132,9 @@ def gym_vector_rate(world: WorldModel, lanes: int, *, steps: int, repeats: int =
     return rate
 
 
-def gym_rate(world: WorldModel, *, steps: int, repeats: int = 3) -> float:
-    """Dream steps/s of one environment through `gym.make`."""
-    env = gymnasium.make(registrations.DREAM_ID, world_model=world)
+def gym_rate(world: WorldModel, *, steps: int, repeats: int = 3, **options: Any) -> float:
+    """Dream steps/s of one environment through `gym.make`, made with the `options`."""
+    env = gymnasium.make(registrations.DREAM_ID, world_model=world, **options)
     rate = _single_rate(env, steps, repeats)
     env.close()
     return rate
@@ -115,6 +146,38 @@ def real_rate(*, steps: int, repeats: int = 3) -> float:
     rate = _single_rate(env, steps, repeats)
     env.close()
     return rate
+
+
+def real_rate_of_all_cores(*, steps: int, repeats: int = 3) -> float:
+    """Steps/s of Gymnasium's CarRacing-v3, one environment in a process of its own a core."""
+    program = f"from wm_env import speed; print(speed.real_rate(steps={steps}, repeats={repeats}))"
+    command = [sys.executable, "-c", program]
+    running = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(usable_cores())
+    ]
+    told = [process.communicate()[0] for process in running]
+    return sum(float(rate.split()[-1]) for rate in told)
+
+
+def evaluation_rate(world: WorldModel, *, steps: int) -> float:
+    """Frames/s of `evaluate` on Gymnasium's CarRacing-v3, all cores, V and M at work.
+
+    What starting the processes and compiling takes, which does not grow with the episodes, is left
+    out: the rate is that of the frames by which the longer of two evaluations exceeds the shorter.
+    """
+    seeds = range(usable_cores())
+
+    def seconds(frames: int) -> float:
+        begin = time.perf_counter()
+        evaluate(_gently, seeds=seeds, world_model=world, max_episode_steps=frames, progress=False)
+        return time.perf_counter() - begin
+
+    few = max(1, steps // 10)
+    return len(seeds) * (steps - few) / (seconds(steps) - seconds(few))
+
+
+def _gently(observation: np.ndarray) -> np.ndarray:
+    return _GENTLE
 
 
 def envpool_rate(*, steps: int, lanes: int = 16, repeats: int = 3) -> float | None:

@@ -46,17 +46,32 @@ def test_every_dream_interface_has_a_rate(world):
     assert speed.dream_rate(params, 2, steps=3, repeats=1) > 0
     assert speed.gym_vector_rate(world, 2, steps=2, repeats=1) > 0
     assert speed.gym_rate(world, steps=2, repeats=1) > 0
+    assert speed.dream_rate(params, 2, steps=3, repeats=1, observation="pixels") > 0
+    assert speed.gym_rate(world, steps=2, repeats=1, observation="pixels") > 0
 
 
 def test_the_real_car_has_a_rate():
     assert speed.real_rate(steps=2, repeats=1) > 0
 
 
+@pytest.mark.slow
+def test_all_cores_have_rates(world):
+    assert speed.real_rate_of_all_cores(steps=2, repeats=1) > 0
+    assert speed.evaluation_rate(world, steps=100) > 0
+
+
 @pytest.fixture
 def instant(monkeypatch):
     """Rates without measuring."""
     monkeypatch.setattr(speed, "matmul_rate", lambda *_, **__: (1e9, 64))
-    for name in ("dream_rate", "gym_vector_rate", "gym_rate", "real_rate"):
+    for name in (
+        "dream_rate",
+        "gym_vector_rate",
+        "gym_rate",
+        "real_rate",
+        "real_rate_of_all_cores",
+        "evaluation_rate",
+    ):
         monkeypatch.setattr(speed, name, lambda *_, **__: 100.0)
     monkeypatch.setattr(speed, "envpool_rate", lambda *_, **__: None)
 
@@ -72,6 +87,10 @@ def test_the_limit_of_dreams_is_the_matmul_rate(world, instant):
     limit = 1e9 / speed.dream_step_flops(world.mdn_rnn)
     assert rows["dream, gym.make"].limit == limit
     assert rows["dream, gym.make"].ratio == 100.0 / limit
+    painted = 1e9 / (speed.dream_step_flops(world.mdn_rnn) + speed.decoder_flops(world.vae))
+    assert rows["dream in pixels, gym.make"].limit == painted
+    assert rows["evaluation on Gymnasium, all cores"].limit == 100.0
+    assert rows["dream, batch 1024, over Gymnasium's real car, all cores each"].value == 1.0
 
 
 @pytest.fixture
@@ -117,4 +136,4 @@ def test_without_a_clone_the_benchmark_says_what_is_left_out(
     rows = bench.run(BenchConfig(quick=True))
     captured = capsys.readouterr()
     assert "in a clone only" in captured.err
-    assert all(row.unit in ("steps/s", "GFLOP/s") for row in rows)
+    assert all(row.unit in ("steps/s", "GFLOP/s", "x") for row in rows)

@@ -1,0 +1,200 @@
+"""The dream beside what one would write or take instead, in turns, on the same machine.
+
+    uv run --extra envpool python benchmarks/peers.py [--quick] [--json FILE]
+
+`limit` is the dream's own rate at the same batch, so that `ratio` says how the peer compares. The
+two loops that one would write by hand draw what they need with `jax.random`, have no auto-reset, no
+time limit and no information beside the reward. The last row is one generation of CMA-ES; its limit
+is the rate of the same dreams without the search.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import gymnax
+import jax
+import jax.numpy as jnp
+import tyro
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from agents.cma_es import CMAESConfig, Evolution  # noqa: E402
+from agents.dream_mix import DreamMix  # noqa: E402
+from agents.linear import LinearController, linear_policy  # noqa: E402
+from wm_env import load_world, rollout, speed  # noqa: E402
+from wm_env.bench import Row, print_rows, write_rows  # noqa: E402
+from wm_env.dream import DreamCarRacing, DreamParams  # noqa: E402
+from wm_env.machine import device_name  # noqa: E402
+
+Z, H, K = 32, 256, 5  # sizes of the paper's M
+GYMNAX = ("CartPole-v1", "Pendulum-v1", "MountainCarContinuous-v0", "Breakout-MinAtar")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Time the dream and its peers."""
+
+    json: Path | None = None  # write the rows here too
+    quick: bool = False  # short runs, whose figures are rough
+
+
+class PlainMemory(eqx.Module):
+    """The paper's M of a library's layers: a mixture a latent dimension, or one shared by all."""
+
+    cell: eqx.nn.LSTMCell
+    heads: eqx.nn.Linear
+    choices: int = eqx.field(static=True)
+
+    def __init__(self, choices: int, key: jax.Array):
+        key_cell, key_heads = jax.random.split(key)
+        self.choices = choices
+        self.cell = eqx.nn.LSTMCell(Z + 3, H, key=key_cell)
+        self.heads = eqx.nn.Linear(H, K * (choices + 2 * Z) + 2, key=key_heads)
+
+    def __call__(self, z: jax.Array, a: jax.Array, carry: Any, key: jax.Array, tau: float) -> Any:
+        """The next latent, reward, whether it is over, and the carry."""
+        key_choice, key_normal, key_over = jax.random.split(key, 3)
+        carry = self.cell(jnp.concatenate([z, a]), carry)
+        heads = self.heads(carry[0])
+        logits, mu, log_sigma = jnp.split(heads[:-2], [K * self.choices, K * (self.choices + Z)])
+        chosen = jax.random.categorical(key_choice, logits.reshape(self.choices, K) / tau)
+        index = jnp.broadcast_to(chosen, (Z,))[:, None]
+        mu, log_sigma = (
+            jnp.take_along_axis(part.reshape(Z, K), index, axis=1)[:, 0] for part in (mu, log_sigma)
+        )
+        z = mu + jnp.exp(log_sigma) * jnp.sqrt(tau) * jax.random.normal(key_normal, (Z,))
+        over = jax.random.uniform(key_over) < jax.nn.sigmoid(heads[-1])
+        return z, heads[-2], over, carry
+
+
+def plain_rate(batch: int, steps: int, repeats: int) -> float:
+    """Steps/s of a plain scan of the paper's M, driven by one linear controller."""
+    memory = PlainMemory(Z, jax.random.key(0))
+    controller = 0.1 * jax.random.normal(jax.random.key(1), (3, Z + H))
+    controllers = jnp.broadcast_to(controller, (batch, *controller.shape))
+    return _loop_rate(memory, controllers, steps, 1.0, repeats, shared=True)
+
+
+def seed_rate(steps: int, repeats: int) -> float:
+    """Steps/s of the seed project's loop: 256 controllers, one dream of each, tau 1.25."""
+    memory = PlainMemory(1, jax.random.key(0))
+    controllers = 0.1 * jax.random.normal(jax.random.key(1), (256, 3, Z + H))
+    return _loop_rate(memory, controllers, steps, 1.25, repeats, shared=False)
+
+
+def _loop_rate(
+    memory: PlainMemory,
+    controllers: jax.Array,
+    steps: int,
+    tau: float,
+    repeats: int,
+    *,
+    shared: bool,
+) -> float:
+    batch = len(controllers)
+
+    def dream(controller: jax.Array, key: jax.Array) -> jax.Array:
+        def frame(now: tuple, key: jax.Array) -> tuple[tuple, jax.Array]:
+            z, carry, alive = now
+            action = jnp.tanh(controller @ jnp.concatenate([z, carry[0]]))
+            z, reward, over, carry = memory(z, action, carry, key, tau)
+            return (z, carry, alive & ~over), jnp.where(alive, reward, 0.0)
+
+        begin = jnp.zeros(Z), (jnp.zeros(H), jnp.zeros(H)), jnp.bool_(True)
+        return jax.lax.scan(frame, begin, jax.random.split(key, steps))[1].sum()
+
+    drive = jax.jit(jax.vmap(dream, in_axes=(None if shared else 0, 0)))
+    keys = jax.random.split(jax.random.key(2), batch)
+    driven = controllers[0] if shared else controllers
+    return speed.best_rate(lambda: drive(driven, keys), float(batch * steps), repeats=repeats)
+
+
+def gymnax_rate(name: str, batch: int, steps: int, repeats: int) -> float:
+    """Steps/s of an environment of gymnax, with auto-reset and random actions."""
+    env, params = gymnax.make(name)
+    space = env.action_space(params)
+
+    @jax.jit
+    def drive(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        key_reset, key_steps = jax.random.split(key)
+        _, state = jax.vmap(env.reset, (0, None))(jax.random.split(key_reset, batch), params)
+
+        def frame(state: Any, key: jax.Array) -> tuple[Any, tuple]:
+            key_action, key_step = jax.random.split(key)
+            action = jax.vmap(space.sample)(jax.random.split(key_action, batch))
+            keys = jax.random.split(key_step, batch)
+            seen, state, reward, *_ = jax.vmap(env.step, (0, 0, 0, None))(
+                keys, state, action, params
+            )
+            return state, (seen.sum(), reward.sum())
+
+        return jax.lax.scan(frame, state, jax.random.split(key_steps, steps))[1]
+
+    return speed.best_rate(lambda: drive(jax.random.key(0)), float(batch * steps), repeats=repeats)
+
+
+def generation_rates(config: CMAESConfig, repeats: int) -> tuple[float, float]:
+    """Dream steps/s of a generation of CMA-ES, and of its dreams without the search."""
+    params = DreamParams(world_model=load_world())
+    frames = float(config.population * config.dreams * config.steps)
+    search = Evolution(LinearController.zeros(), linear_policy, config)
+    state, mix = search.init(jax.random.key(0)), DreamMix(params)
+    generation = speed.best_rate(
+        lambda: search.advance(state, mix, jax.random.key(1)), frames, repeats=repeats
+    )
+    env = DreamCarRacing()
+
+    @jax.jit
+    def dreams(params: DreamParams, keys: jax.Array) -> jax.Array:
+        controller = LinearController.zeros()
+        return jax.vmap(
+            lambda key: rollout(env, params, linear_policy, controller, key, steps=config.steps).ret
+        )(keys)
+
+    keys = jax.random.split(jax.random.key(1), config.population * config.dreams)
+    return generation, speed.best_rate(lambda: dreams(params, keys), frames, repeats=repeats)
+
+
+def main(config: Config) -> None:
+    """Time all of it and print a table."""
+    share, repeats = (0.1, 1) if config.quick else (1.0, 3)
+    params = DreamParams(world_model=load_world())
+
+    def steps(count: int) -> int:
+        return max(4, int(count * share))
+
+    def dream(batch: int, count: int) -> float:
+        return speed.dream_rate(params, batch, steps=steps(count), repeats=repeats)
+
+    jobs: list[tuple[str, int, Callable[[], float]]] = [
+        ("a plain lax.scan of the paper's M", 256, lambda: plain_rate(256, steps(400), repeats)),
+        ("the seed's dream loop, horizon 1000", 256, lambda: seed_rate(steps(1000), repeats)),
+        *(
+            (f"gymnax {name}", 1024, lambda name=name: gymnax_rate(name, 1024, steps(500), repeats))
+            for name in GYMNAX
+        ),
+    ]
+    own = {batch: dream(batch, 100_000 // batch) for batch in (256, 1024)}
+    rows = [
+        Row(f"dream, gymnax env.step, batch {batch}", rate, "steps/s")
+        for batch, rate in own.items()
+    ]
+    for name, batch, rate in jobs:
+        rows.append(Row(f"{name}, batch {batch}", rate(), "steps/s", own[batch]))
+        print(f"{rows[-1].name}: {rows[-1].value:,.0f} steps/s", file=sys.stderr)
+    search = CMAESConfig(population=256, dreams=16, steps=50 if config.quick else 1000)
+    generation, pure = generation_rates(search, 1)
+    rows.append(
+        Row(f"a generation of CMA-ES, 256 x 16 x {search.steps}", generation, "steps/s", pure)
+    )
+    print_rows(rows, device_name())
+    if config.json:
+        write_rows(rows, config.json)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))
