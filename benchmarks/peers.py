@@ -40,6 +40,7 @@ class Config:
 
     json: Path | None = None  # write the rows here too
     quick: bool = False  # short runs, whose figures are rough
+    horizon: int = 1000  # of the dreams of a generation
 
 
 class PlainMemory(eqx.Module):
@@ -186,7 +187,7 @@ def main(config: Config) -> None:
     for name, batch, rate in jobs:
         rows.append(Row(f"{name}, batch {batch}", rate(), "steps/s", own[batch]))
         print(f"{rows[-1].name}: {rows[-1].value:,.0f} steps/s", file=sys.stderr)
-    search = CMAESConfig(population=256, dreams=16, steps=50 if config.quick else 1000)
+    search = CMAESConfig(population=256, dreams=16, steps=50 if config.quick else config.horizon)
     generation, pure = generation_rates(search, 1)
     rows.append(
         Row(f"a generation of CMA-ES, 256 x 16 x {search.steps}", generation, "steps/s", pure)
