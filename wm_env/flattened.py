@@ -30,6 +30,9 @@ class Flattened:
     def tree(self) -> Any:
         return jax.tree.unflatten(self._structure.structure, self._leaves)
 
+    def __reduce__(self) -> tuple:
+        return Flattened, (self.tree,)  # a copy finds its structure's object anew
+
     def tree_flatten(self) -> tuple[tuple, _Structure]:
         return self._leaves, self._structure
 

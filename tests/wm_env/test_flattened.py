@@ -1,5 +1,8 @@
 """A flattened pytree is the same pytree inside a program, and one structure is one program."""
 
+import copy
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,6 +33,14 @@ def test_other_numbers_of_one_structure_need_no_other_program(traced):
     total, count = traced
     assert total(Flattened({"a": jnp.ones(3)})) == 3.0
     assert total(Flattened({"a": 2.0 * jnp.ones(3)})) == 6.0
+    assert len(count) == 1
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))])
+def test_a_copy_needs_no_other_program(traced, copied):
+    total, count = traced
+    flat = Flattened({"a": jnp.ones(3)})
+    assert total(flat) == total(copied(flat)) == 3.0
     assert len(count) == 1
 
 
