@@ -67,7 +67,7 @@ def test_default_params_may_be_left_out_under_jit(world, assets):
     obs, state = DreamCarRacing().reset(jax.random.key(0))
     DreamCarRacing().step(jax.random.key(0), state, jnp.zeros(3))
     assert isinstance(DreamCarRacing().default_params.world_model.starts.z, jax.Array)
-    assert not isinstance(dream._shipped_world(CAR_RACING).starts.z, jax.core.Tracer)
+    assert not isinstance(dream._shipped_world(CAR_RACING, "float32").starts.z, jax.core.Tracer)
 
 
 def test_step_gives_gymnaxs_six_values_and_resets_by_itself(world, with_outcomes):

@@ -121,7 +121,7 @@ def test_flattened_pixels_are_the_pixels_in_a_row(params):
 @pytest.fixture
 def shipped(params, monkeypatch):
     """The world of the default parameters, which some wrappers ask the environment for."""
-    monkeypatch.setattr(dream, "_shipped_world", lambda task: params.world_model)
+    monkeypatch.setattr(dream, "_shipped_world", lambda *_: params.world_model)
 
 
 def test_a_sticky_action_is_the_last_one_as_often_as_its_own_draws_say(params, shipped):
