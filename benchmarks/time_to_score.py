@@ -27,7 +27,7 @@ from agents.third_party import cleanrl_ppo  # noqa: E402
 from wm_env.weights import write_atomically  # noqa: E402
 
 Place = Literal["dream", "envpool", "gymnasium"]
-SCORES = 300, 600, 800, 900
+SCORES = 200, 300, 600, 800, 900
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,10 @@ def draw(found: dict[str, list[dict]], path: Path) -> None:
     for place, points in found.items():
         axes.plot([p["seconds"] / 60 for p in points], [p["real"] for p in points], label=place)
     axes.set(xlabel="minutes of training", ylabel="mean real return", xscale="log")
+    axes.set_xticks([], minor=True)
+    most = max(p["seconds"] / 60 for points in found.values() for p in points)
+    ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if tick <= most]
+    axes.set_xticks(ticks, labels=[f"{tick:g}" for tick in ticks])
     axes.legend()
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)

@@ -167,13 +167,15 @@ def evaluation_rate(world: WorldModel, *, steps: int) -> float:
     """
     seeds = range(usable_cores())
 
-    def seconds(frames: int) -> float:
+    def frames_and_seconds(limit: int) -> np.ndarray:
         begin = time.perf_counter()
-        evaluate(_gently, seeds=seeds, world_model=world, max_episode_steps=frames, progress=False)
-        return time.perf_counter() - begin
+        driven = evaluate(
+            _gently, seeds=seeds, world_model=world, max_episode_steps=limit, progress=False
+        )
+        return np.array([sum(driven.lengths), time.perf_counter() - begin])  # a car may leave
 
-    few = max(1, steps // 10)
-    return len(seeds) * (steps - few) / (seconds(steps) - seconds(few))
+    frames, seconds = frames_and_seconds(steps) - frames_and_seconds(max(1, steps // 10))
+    return float(frames / seconds)
 
 
 def _gently(observation: np.ndarray) -> np.ndarray:
