@@ -216,7 +216,7 @@ def _real_jobs(world: WorldModel, *, share: float, repeats: int) -> list[Job]:
         ),
         Job(
             "evaluation on Gymnasium, all cores",
-            lambda: speed.evaluation_rate(world, steps=steps(1000)),
+            lambda: speed.evaluation_rate(world, steps=steps(400)),
             "real CarRacing-v3, Gymnasium, all cores",
         ),
         Job(
