@@ -3,7 +3,6 @@
 import importlib
 import subprocess
 import sys
-from functools import partial
 
 import gymnasium as gym
 import jax
@@ -45,20 +44,20 @@ def assert_drives(policy, *params, **options):
 def assert_learns(train, **options):
     """Over three seeds, what `train(None, seed)` gives beats `train(0, seed)`, and does so for two.
 
-    A single seed of so short a training may stay where it was.
+    It gives a policy and what its parameters are, if any. A single seed of so short a training may
+    stay where it was.
     """
-    gains, doubts = [], []
-    policy = None
+    gains, doubts, policy = [], [], ()
     for seed in range(3):
-        before = dreamt(train(0, seed), **options)
+        before = dreamt(*train(0, seed), **options)
         policy = train(None, seed)
-        after = dreamt(policy, **options)
+        after = dreamt(*policy, **options)
         print(f"seed {seed}: {before.mean:.1f} untrained, {after.mean:.1f} trained")
         gains.append(after.mean - before.mean)
         doubts.append(np.hypot(before.ci95, after.ci95))
     assert np.mean(gains) > np.linalg.norm(doubts) / 3  # the 95% of a mean of three
     assert sum(gain > 0.0 for gain in gains) >= 2
-    assert_drives(policy, **options)
+    assert_drives(*policy, **options)
 
 
 @pytest.mark.slow
@@ -77,7 +76,7 @@ def test_stable_baselines_learns(algorithm, observation, steps):
     def train(only, seed):
         taken = steps if only is None else only
         config = one.Config(algorithm, observation, steps=taken, lanes=64, seed=seed)
-        return one.train(config)
+        return (one.train(config),)
 
     assert_learns(train, observation=observation, continuous=algorithm != "DQN")
 
@@ -86,7 +85,7 @@ def test_stable_baselines_learns(algorithm, observation, steps):
 def test_sbx_learns():
     one = example("sbx_ppo", "stable_baselines3", "sbx")
     assert_learns(
-        lambda only, seed: one.train(one.Config(131_072 if only is None else only, 64, seed))
+        lambda only, seed: (one.train(one.Config(131_072 if only is None else only, 64, seed)),)
     )
 
 
@@ -94,7 +93,7 @@ def test_sbx_learns():
 def test_torchrl_learns():
     one = example("torchrl_ppo", "torchrl")
     assert_learns(
-        lambda only, seed: one.train(one.Config(131_072 if only is None else only, 64, seed))
+        lambda only, seed: (one.train(one.Config(131_072 if only is None else only, 64, seed)),)
     )
 
 
@@ -104,7 +103,7 @@ def test_the_single_file_learns():
 
     def train(only, seed):
         config = one.Config(131_072 if only is None else only, 64, seed)
-        return one.train(config, gym.make_vec("DreamCarRacing-v0", 64))
+        return (one.train(config, gym.make_vec("DreamCarRacing-v0", 64)),)
 
     assert_learns(train)
 
@@ -127,7 +126,7 @@ def test_a_strategy_of_evosax_learns(strategy):
     def train(only, seed):
         generations = 20 if only is None else only
         config = one.Config(strategy, generations, 64, dreams=4, frames=FRAMES, seed=seed)
-        return partial(linear_policy, one.train(config))
+        return linear_policy, one.train(config)
 
     assert_learns(train)
 
