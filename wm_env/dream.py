@@ -187,9 +187,8 @@ class DreamCarRacing(environment.Environment[DreamState, DreamParams]):
         """Begin at a real first frame, or for a share `start_middle` of episodes mid-track."""
         world = self._world(params)
         starts, draws = world.starts, jax.random.uniform(key, (2,))
-        # Under shard_map both branches below have to vary over devices, as what is drawn does.
-        nothing = 0.0 * draws[0]
-        carry = jax.tree.map(lambda zeros: zeros + nothing, world.mdn_rnn.initial_carry())
+        zero = _zero_of(key)
+        carry = jax.tree.map(lambda zeros: zeros + zero, world.mdn_rnn.initial_carry())
         first = starts.first_z[_index(draws[1], len(starts.first_z))], carry
 
         def drawn() -> tuple[jax.Array, Carry]:
@@ -315,8 +314,13 @@ def _dropout_mask(key: jax.Array, h: jax.Array, rate: Any) -> jax.Array:
         return jnp.where(draws >= rate, 1.0 / (1.0 - rate), 0.0)
 
     # A branch, unless lanes have rates of their own: most dreams drop nothing.
-    nothing = 0.0 * jax.random.uniform(key)  # as for the carry of a first frame
-    return jax.lax.cond(rate > 0.0, drawn, lambda: jnp.ones_like(h) + nothing)
+    return jax.lax.cond(rate > 0.0, drawn, lambda: jnp.ones_like(h) + _zero_of(key))
+
+
+def _zero_of(key: jax.Array) -> jax.Array:
+    """0 that varies over devices as the key does: under shard_map both branches of a `cond` have
+    to, also the one that draws nothing."""
+    return (0 * jax.random.key_data(key)[0]).astype(jnp.float32)
 
 
 @functools.cache

@@ -15,7 +15,7 @@ class _Structure:
 
 
 # Trees of one structure have one object, and so one compiled program.
-_structure_of = functools.lru_cache(maxsize=None)(_Structure)
+_structure_of = functools.cache(_Structure)
 
 
 @jax.tree_util.register_pytree_node_class

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from numbers import Real
 from typing import Any
 
@@ -77,14 +77,13 @@ def dream_params(
 
 def canonical(params: DreamParams) -> DreamParams:
     """The same parameters with arrays for numbers, so that no change of a value compiles anew."""
-    arrays = {
-        field.name: jnp.asarray(getattr(params, field.name), jnp.float32)
-        for field in fields(params)
-        if field.name not in ("world_model", "max_steps_in_episode")
-    }
+
+    def array(leaf: Any) -> jax.Array:
+        coarse = getattr(leaf, "dtype", None) == jnp.bfloat16  # a weight of that precision
+        return jnp.asarray(leaf, jnp.bfloat16 if coarse else jnp.float32)
+
     limit = jnp.asarray(params.max_steps_in_episode, jnp.int32)
-    world = jax.tree.map(jnp.asarray, params.world_model)  # of the precision that it has
-    return replace(params, world_model=world, max_steps_in_episode=limit, **arrays)
+    return replace(jax.tree.map(array, params), max_steps_in_episode=limit)
 
 
 def checked_action(env: DreamCarRacing, action: Any, lanes: tuple[int, ...] = ()) -> np.ndarray:
@@ -97,28 +96,26 @@ def checked_action(env: DreamCarRacing, action: Any, lanes: tuple[int, ...] = ()
     kinds = "fiu" if env.continuous else "iu"
     try:
         array = np.asarray(action)
-        if env.continuous and array.shape == shape and array.dtype.kind in kinds:
-            if np.isfinite(array).all():
-                return array.astype(np.float32)
     except ValueError as error:  # rows of different lengths
         raise InvalidAction(
             f"the action is {action!r}; expected {shape} ({_meaning(env)})."
         ) from error
-    meaning = _meaning(env)
     if array.shape != shape or array.dtype.kind not in kinds:
         raise InvalidAction(
             f"the action has shape {array.shape} and dtype {array.dtype}; expected {shape} of "
-            f"{'floats' if env.continuous else 'integers'} ({meaning}). "
+            f"{'floats' if env.continuous else 'integers'} ({_meaning(env)}). "
             "env.action_space.sample() shows one."
         )
     if not env.continuous:
         if np.any((array < 0) | (array >= env.num_actions)):
-            raise InvalidAction(f"the action is {action}; expected {meaning}.")
+            raise InvalidAction(f"the action is {action}; expected {_meaning(env)}.")
         return array.astype(np.int32)
-    raise InvalidAction(
-        f"the action is {action}; expected finite numbers ({meaning}). "
-        "A policy that answers NaN has usually diverged."
-    )
+    if not np.isfinite(array).all():
+        raise InvalidAction(
+            f"the action is {action}; expected finite numbers ({_meaning(env)}). "
+            "A policy that answers NaN has usually diverged."
+        )
+    return array.astype(np.float32)
 
 
 def _meaning(env: DreamCarRacing) -> str:

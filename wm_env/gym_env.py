@@ -211,9 +211,9 @@ def _split(key: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 @functools.partial(jax.jit, static_argnames="env")
 def _reset(
-    env: DreamCarRacing, params: Flattened, key: jax.Array, start: tuple[jax.Array, Carry] | None
+    env: DreamCarRacing, flat: Flattened, key: jax.Array, start: tuple[jax.Array, Carry] | None
 ) -> tuple[jax.Array, DreamState]:
-    return begin(env, params.tree, jax.random.wrap_key_data(key), start)
+    return begin(env, flat.tree, jax.random.wrap_key_data(key), start)
 
 
 def begin(
