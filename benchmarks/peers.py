@@ -26,9 +26,8 @@ from agents.cma_es import CMAESConfig, Evolution  # noqa: E402
 from agents.dream_mix import DreamMix  # noqa: E402
 from agents.linear import LinearController, linear_policy  # noqa: E402
 from wm_env import load_world, rollout, speed  # noqa: E402
-from wm_env.bench import Row, print_rows, write_rows  # noqa: E402
+from wm_env.bench import Row, Timing, report  # noqa: E402
 from wm_env.dream import DreamCarRacing, DreamParams  # noqa: E402
-from wm_env.machine import device_name  # noqa: E402
 
 Z, H, K = 32, 256, 5  # sizes of the paper's M
 GYMNAX = ("CartPole-v1", "Pendulum-v1", "MountainCarContinuous-v0", "Breakout-MinAtar")
@@ -72,32 +71,28 @@ class PlainMemory(eqx.Module):
         return z, heads[-2], over, carry
 
 
-def plain_rate(batch: int, steps: int, repeats: int) -> float:
+def plain_rate(batch: int, timing: dict[str, int]) -> float:
     """Steps/s of a plain scan of the paper's M, driven by one linear controller."""
-    memory = PlainMemory(Z, jax.random.key(0))
     controller = 0.1 * jax.random.normal(jax.random.key(1), (3, Z + H))
-    controllers = jnp.broadcast_to(controller, (batch, *controller.shape))
-    return _loop_rate(memory, controllers, steps, 1.0, repeats, shared=True)
+    return _loop_rate(PlainMemory(Z, jax.random.key(0)), controller, None, batch, 1.0, **timing)
 
 
-def seed_rate(steps: int, repeats: int) -> float:
+def seed_rate(timing: dict[str, int]) -> float:
     """Steps/s of the seed project's loop: 256 controllers, one dream of each, tau 1.25."""
-    memory = PlainMemory(1, jax.random.key(0))
     controllers = 0.1 * jax.random.normal(jax.random.key(1), (256, 3, Z + H))
-    return _loop_rate(memory, controllers, steps, 1.25, repeats, shared=False)
+    return _loop_rate(PlainMemory(1, jax.random.key(0)), controllers, 0, 256, 1.25, **timing)
 
 
 def _loop_rate(
     memory: PlainMemory,
     controllers: jax.Array,
-    steps: int,
+    axis: int | None,  # of the controllers, one a dream; None is one for all
+    batch: int,
     tau: float,
-    repeats: int,
     *,
-    shared: bool,
+    steps: int,
+    repeats: int,
 ) -> float:
-    batch = len(controllers)
-
     def dream(controller: jax.Array, key: jax.Array) -> jax.Array:
         def frame(now: tuple, key: jax.Array) -> tuple[tuple, jax.Array]:
             z, carry, alive = now
@@ -108,44 +103,29 @@ def _loop_rate(
         begin = jnp.zeros(Z), (jnp.zeros(H), jnp.zeros(H)), jnp.bool_(True)
         return jax.lax.scan(frame, begin, jax.random.split(key, steps))[1].sum()
 
-    drive = jax.jit(jax.vmap(dream, in_axes=(None if shared else 0, 0)))
+    drive = jax.jit(jax.vmap(dream, in_axes=(axis, 0)))
     keys = jax.random.split(jax.random.key(2), batch)
-    driven = controllers[0] if shared else controllers
-    return speed.best_rate(lambda: drive(driven, keys), float(batch * steps), repeats=repeats)
+    return speed.best_rate(lambda: drive(controllers, keys), float(batch * steps), repeats=repeats)
 
 
-def gymnax_rate(name: str, batch: int, steps: int, repeats: int) -> float:
+def gymnax_rate(name: str, batch: int, timing: dict[str, int]) -> float:
     """Steps/s of an environment of gymnax, with auto-reset and random actions."""
     env, params = gymnax.make(name)
-    space = env.action_space(params)
+    sample = jax.vmap(env.action_space(params).sample)
 
-    @jax.jit
-    def drive(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        key_reset, key_steps = jax.random.split(key)
-        _, state = jax.vmap(env.reset, (0, None))(jax.random.split(key_reset, batch), params)
+    def act(state: Any, key: jax.Array) -> jax.Array:
+        return sample(jax.random.split(key, batch))
 
-        def frame(state: Any, key: jax.Array) -> tuple[Any, tuple]:
-            key_action, key_step = jax.random.split(key)
-            action = jax.vmap(space.sample)(jax.random.split(key_action, batch))
-            keys = jax.random.split(key_step, batch)
-            seen, state, reward, *_ = jax.vmap(env.step, (0, 0, 0, None))(
-                keys, state, action, params
-            )
-            return state, (seen.sum(), reward.sum())
-
-        return jax.lax.scan(frame, state, jax.random.split(key_steps, steps))[1]
-
-    return speed.best_rate(lambda: drive(jax.random.key(0)), float(batch * steps), repeats=repeats)
+    return speed.gymnax_rate(env, params, act, batch, **timing)
 
 
-def generation_rates(config: CMAESConfig, repeats: int) -> tuple[float, float]:
+def generation_rates(config: CMAESConfig, params: DreamParams) -> tuple[float, float]:
     """Dream steps/s of a generation of CMA-ES, and of its dreams without the search."""
-    params = DreamParams(world_model=load_world())
     frames = float(config.population * config.dreams * config.steps)
     search = Evolution(LinearController.zeros(), linear_policy, config)
     state, mix = search.init(jax.random.key(0)), DreamMix(params)
     generation = speed.best_rate(
-        lambda: search.advance(state, mix, jax.random.key(1)), frames, repeats=repeats
+        lambda: search.advance(state, mix, jax.random.key(1)), frames, repeats=1
     )
     env = DreamCarRacing()
 
@@ -157,29 +137,25 @@ def generation_rates(config: CMAESConfig, repeats: int) -> tuple[float, float]:
         )(keys)
 
     keys = jax.random.split(jax.random.key(1), config.population * config.dreams)
-    return generation, speed.best_rate(lambda: dreams(params, keys), frames, repeats=repeats)
+    return generation, speed.best_rate(lambda: dreams(params, keys), frames, repeats=1)
 
 
 def main(config: Config) -> None:
     """Time all of it and print a table."""
-    share, repeats = (0.1, 1) if config.quick else (1.0, 3)
+    timing = Timing(0.1, 1) if config.quick else Timing(1.0, 3)
     params = DreamParams(world_model=load_world())
-
-    def steps(count: int) -> int:
-        return max(4, int(count * share))
-
-    def dream(batch: int, count: int) -> float:
-        return speed.dream_rate(params, batch, steps=steps(count), repeats=repeats)
-
     jobs: list[tuple[str, int, Callable[[], float]]] = [
-        ("a plain lax.scan of the paper's M", 256, lambda: plain_rate(256, steps(400), repeats)),
-        ("the seed's dream loop, horizon 1000", 256, lambda: seed_rate(steps(1000), repeats)),
+        ("a plain lax.scan of the paper's M", 256, lambda: plain_rate(256, timing.of(400))),
+        ("the seed's dream loop", 256, lambda: seed_rate(timing.of(1000))),
         *(
-            (f"gymnax {name}", 1024, lambda name=name: gymnax_rate(name, 1024, steps(500), repeats))
+            (f"gymnax {name}", 1024, lambda name=name: gymnax_rate(name, 1024, timing.of(500)))
             for name in GYMNAX
         ),
     ]
-    own = {batch: dream(batch, 100_000 // batch) for batch in (256, 1024)}
+    own = {
+        batch: speed.dream_rate(params, batch, **timing.of(100_000 // batch))
+        for batch in (256, 1024)
+    }
     rows = [
         Row(f"dream, gymnax env.step, batch {batch}", rate, "steps/s")
         for batch, rate in own.items()
@@ -188,13 +164,11 @@ def main(config: Config) -> None:
         rows.append(Row(f"{name}, batch {batch}", rate(), "steps/s", own[batch]))
         print(f"{rows[-1].name}: {rows[-1].value:,.0f} steps/s", file=sys.stderr)
     search = CMAESConfig(population=256, dreams=16, steps=50 if config.quick else config.horizon)
-    generation, pure = generation_rates(search, 1)
+    generation, pure = generation_rates(search, params)
     rows.append(
         Row(f"a generation of CMA-ES, 256 x 16 x {search.steps}", generation, "steps/s", pure)
     )
-    print_rows(rows, device_name())
-    if config.json:
-        write_rows(rows, config.json)
+    report(rows, config.json)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ import tyro
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from wm_env import speed  # noqa: E402
-from wm_env.bench import Row, print_rows, write_rows  # noqa: E402
+from wm_env.bench import Row, report  # noqa: E402
 from wm_env.dream import DreamParams  # noqa: E402
-from wm_env.machine import device_name  # noqa: E402
+from wm_env.world_model import WorldModel  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,14 @@ class Config:
     json: Path | None = None  # write the rows here too
 
 
-def rates(config: Config) -> dict[int, float]:
+def rates(config: Config, world: WorldModel) -> dict[int, float]:
     """Steps/s by batch."""
-    world = speed.world_or_untrained().with_precision(config.precision)
+    params = DreamParams(world_model=world.with_precision(config.precision))
     found, batch = {}, 1
     while batch <= config.largest:
         steps = max(4, min(1000, config.steps // batch))
         repeats = 3 if batch * steps <= config.steps else 1
-        found[batch] = speed.dream_rate(
-            DreamParams(world_model=world), batch, steps=steps, repeats=repeats
-        )
+        found[batch] = speed.dream_rate(params, batch, steps=steps, repeats=repeats)
         print(f"batch {batch}: {found[batch]:,.0f} steps/s", file=sys.stderr)
         batch *= 4
     return found
@@ -62,16 +60,15 @@ def draw(found: dict[int, float], limit: float, path: Path) -> None:
 def main(config: Config) -> None:
     """Time, print, draw."""
     flops, _ = speed.matmul_rate()
-    limit = flops / speed.dream_step_flops(speed.world_or_untrained().mdn_rnn)
-    found = rates(config)
+    world = speed.world_or_untrained()
+    limit = flops / speed.dream_step_flops(world.mdn_rnn)
+    found = rates(config, world)
     rows = [Row(f"dream, batch {batch}", rate, "steps/s", limit) for batch, rate in found.items()]
-    print_rows(rows, device_name())
+    report(rows, config.json)
     knee = min(batch for batch, rate in found.items() if rate >= 0.9 * max(found.values()))
     print(f"the knee is at batch {knee}")
     if config.png:
         draw(found, limit, config.png)
-    if config.json:
-        write_rows(rows, config.json)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,7 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from wm_env.bench import Row, print_rows, write_rows  # noqa: E402
-from wm_env.machine import device_name  # noqa: E402
+from wm_env.bench import Row, report  # noqa: E402
 
 TIMED = """
 import time
@@ -70,9 +69,7 @@ def main(config: Config) -> None:
     times["from import to the first step of gym.make, cold"] = min(colds)
     times["from import to the first step of gym.make, warm"] = min(warms)
     rows = [Row(name, value, "seconds") for name, value in times.items()]
-    print_rows(rows, device_name())
-    if config.json:
-        write_rows(rows, config.json)
+    report(rows, config.json)
 
 
 if __name__ == "__main__":

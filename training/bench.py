@@ -25,8 +25,7 @@ from training.memory_loss import MemoryConfig
 from training.plan import CollectConfig
 from training.store import open_store, shard_path
 from training.vision import VisionConfig, VisionState, make_train_step, new_state
-from wm_env.bench import Row, print_rows, write_rows
-from wm_env.machine import device_name
+from wm_env.bench import Row, report
 from wm_env.preprocess import IMAGE_SHAPE
 from wm_env.progress import progress_bar
 from wm_env.shard import Episode, Shard, write_shard
@@ -54,9 +53,7 @@ def run(config: BenchConfig, vision: VisionConfig | None = None) -> list[Row]:
         rows += [opening_row(Path(folder) / "synthetic")]
         rows += vision_rows(shards, vision or VisionConfig(), quick=config.quick)
     rows += [memory_row(MemoryConfig(), quick=config.quick)]
-    print_rows(rows, device_name())
-    if config.json:
-        write_rows(rows, config.json)
+    report(rows, config.json)
     return rows
 
 

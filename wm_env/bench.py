@@ -67,9 +67,9 @@ def write_rows(rows: Sequence[Row], path: Path) -> None:
     write_atomically(path, rows_to_json(rows).encode())
 
 
-def print_rows(rows: Sequence[Row], title: str) -> None:
-    """A table on stdout."""
-    table = Table(title=title, title_justify="left")
+def report(rows: Sequence[Row], path: Path | None) -> None:
+    """A table on stdout with this machine as its title, and where there is a path a file."""
+    table = Table(title=device_name(), title_justify="left")
     table.add_column("what", overflow="fold")
     for column in ("value", "unit", "limit", "ratio"):
         table.add_column(column, justify="left" if column == "unit" else "right", no_wrap=True)
@@ -78,6 +78,8 @@ def print_rows(rows: Sequence[Row], title: str) -> None:
         ratio = "" if row.ratio is None else f"{row.ratio:.1%}"
         table.add_row(row.name, _figures(row.value), row.unit, limit, ratio)
     Console().print(table)
+    if path:
+        write_rows(rows, path)
 
 
 def _figures(value: float) -> str:
@@ -101,9 +103,7 @@ def run(config: BenchConfig) -> list[Row]:
         rows += training_rows(quick=config.quick)
     elif config.training:
         print("collection and VAE training are timed in a clone only", file=sys.stderr)
-    print_rows(rows, device_name())
-    if config.json:
-        write_rows(rows, config.json)
+    report(rows, config.json)
     return rows
 
 
@@ -115,113 +115,107 @@ class Job(NamedTuple):
     limit: float | str | None = None
 
 
+class Timing(NamedTuple):
+    """How long everything is timed."""
+
+    share: float  # of the usual numbers of steps
+    repeats: int
+
+    def of(self, count: int) -> dict[str, int]:
+        """Steps and repeats, where `count` steps are usual."""
+        return {"steps": max(4, int(self.share * count)), "repeats": self.repeats}
+
+
 def dream_rows(world: WorldModel, *, quick: bool = False) -> list[Row]:
     """Matmul, dream and real rates; a dream's limit is its matmuls at the rate of a large one."""
-    largest, repeats = (1024, 1) if quick else (4096, 3)
-    flops, size = speed.matmul_rate(largest, repeats=repeats)
-    coarse, _ = speed.matmul_rate(largest, dtype=jnp.bfloat16, repeats=repeats)
+    largest, timing = (1024, Timing(0.1, 1)) if quick else (4096, Timing(1.0, 3))
+    flops, size = speed.matmul_rate(largest, repeats=timing.repeats)
+    coarse, _ = speed.matmul_rate(largest, dtype=jnp.bfloat16, repeats=timing.repeats)
     rows = [
         Row(f"float32 matmul, {size} x {size}", flops / 1e9, "GFLOP/s"),
         Row(f"bfloat16 matmul, {size} x {size}", coarse / 1e9, "GFLOP/s"),
     ]
-    timing = {"share": 0.1 if quick else 1.0, "repeats": repeats}
+    step_flops = speed.dream_step_flops(world.mdn_rnn)
+    limit, painted = flops / step_flops, flops / (step_flops + speed.decoder_flops(world.vae))
     jobs = [
-        *_gymnax_jobs(world, flops, coarse, **timing),
-        *_gym_jobs(world, flops, **timing),
-        *_real_jobs(world, **timing),
+        *_gymnax_jobs(world, timing, limit, coarse / step_flops, painted),
+        *_gym_jobs(world, timing, limit, painted),
+        *_real_jobs(world, timing),
     ]
+    rates: dict[str, float] = {}
     with progress_bar("benchmark", total=len(jobs), unit="rates") as bar:
-        for name, measure, limit in jobs:
+        for name, measure, bound in jobs:
             bar.advance(0, note=name)
             rate = measure()
             if rate is not None:  # EnvPool is not installed
-                found = {row.name: row.value for row in rows}
-                most = found[limit] if isinstance(limit, str) else limit
+                rates[name] = rate
+                most = rates[bound] if isinstance(bound, str) else bound
                 rows.append(Row(name, rate, "steps/s", most))
             bar.advance(1)
-    return rows + _ratios({row.name: row.value for row in rows})
+    return rows + _ratios(rates)
 
 
 def _gymnax_jobs(
-    world: WorldModel, flops: float, coarse: float, *, share: float, repeats: int
+    world: WorldModel, timing: Timing, limit: float, coarse_limit: float, painted: float
 ) -> list[Job]:
-    step_flops = speed.dream_step_flops(world.mdn_rnn)
     params = DreamParams(world_model=world)
     halved = DreamParams(world_model=world.with_precision("bfloat16"))
 
     def job(
         what: str, batch: int, count: int, most: float, params: DreamParams = params, **options: Any
     ) -> Job:
-        steps = max(4, int(share * count))
         return Job(
             f"dream{what}, gymnax env.step, batch {batch}",
-            lambda: speed.dream_rate(params, batch, steps=steps, repeats=repeats, **options),
+            lambda: speed.dream_rate(params, batch, **timing.of(count), **options),
             most,
         )
 
-    pixels = flops / (step_flops + speed.decoder_flops(world.vae))
     return [
-        *(
-            job("", batch, max(32, 100_000 // (batch + 24)), flops / step_flops)
-            for batch in DREAM_BATCHES
-        ),
-        job(" in bfloat16", 1024, 100, coarse / step_flops, halved),
-        job(" in pixels", 256, 40, pixels, observation="pixels"),
+        *(job("", batch, max(32, 100_000 // (batch + 24)), limit) for batch in DREAM_BATCHES),
+        job(" in bfloat16", 1024, 100, coarse_limit, halved),
+        job(" in pixels", 256, 40, painted, observation="pixels"),
     ]
 
 
-def _gym_jobs(world: WorldModel, flops: float, *, share: float, repeats: int) -> list[Job]:
-    step_flops = speed.dream_step_flops(world.mdn_rnn)
-    limit = flops / step_flops
-
-    def steps(count: int) -> int:
-        return max(4, int(share * count))
-
+def _gym_jobs(world: WorldModel, timing: Timing, limit: float, painted: float) -> list[Job]:
     return [
         *(
             Job(
                 f"dream, gym.make_vec, {lanes} lanes",
                 lambda lanes=lanes: speed.gym_vector_rate(
-                    world, lanes, steps=steps(40_000 // lanes), repeats=repeats
+                    world, lanes, **timing.of(40_000 // lanes)
                 ),
                 limit,
             )
             for lanes in (256, 1024)
         ),
-        Job(
-            "dream, gym.make",
-            lambda: speed.gym_rate(world, steps=steps(1000), repeats=repeats),
-            limit,
-        ),
+        Job("dream, gym.make", lambda: speed.gym_rate(world, **timing.of(1000)), limit),
         Job(
             "dream in pixels, gym.make",
-            lambda: speed.gym_rate(world, steps=steps(500), repeats=repeats, observation="pixels"),
-            flops / (step_flops + speed.decoder_flops(world.vae)),
+            lambda: speed.gym_rate(world, **timing.of(500), observation="pixels"),
+            painted,
         ),
     ]
 
 
-def _real_jobs(world: WorldModel, *, share: float, repeats: int) -> list[Job]:
-    def steps(count: int) -> int:
-        return max(4, int(share * count))
-
+def _real_jobs(world: WorldModel, timing: Timing) -> list[Job]:
     return [
         Job(
             "real CarRacing-v3, Gymnasium, one core",
-            lambda: speed.real_rate(steps=steps(200), repeats=repeats),
+            lambda: speed.real_rate(**timing.of(200)),
         ),
         Job(
             "real CarRacing-v3, Gymnasium, all cores",
-            lambda: speed.real_rate_of_all_cores(steps=steps(400), repeats=repeats),
+            lambda: speed.real_rate_of_all_cores(**timing.of(400)),
         ),
         Job(
             "evaluation on Gymnasium, all cores",
-            lambda: speed.evaluation_rate(world, steps=steps(400)),
+            lambda: speed.evaluation_rate(world, steps=timing.of(400)["steps"]),
             "real CarRacing-v3, Gymnasium, all cores",
         ),
         Job(
             "real CarRacing-v3, EnvPool, all cores",
-            lambda: speed.envpool_rate(steps=steps(100), repeats=repeats),
+            lambda: speed.envpool_rate(**timing.of(100)),
         ),
     ]
 

@@ -5,11 +5,9 @@ disturbs it little.
 """
 
 import os
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +15,20 @@ import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
+from gymnax.environments import environment
 
 import registrations
 from wm_env.car_racing import make_car_racing, make_car_racing_vector
 from wm_env.dream import DreamCarRacing, DreamParams, DreamState
 from wm_env.evaluation import evaluate
+from wm_env.jobs import Done
 from wm_env.mdn_rnn import MDNRNN, MDNRNNConfig
 from wm_env.preprocess import IMAGE_SHAPE
 from wm_env.simulator import default_backend
 from wm_env.task import CAR_RACING
 from wm_env.vae import VAE, VAEConfig
 from wm_env.weights import shipped_names, world_for
-from wm_env.workers import usable_cores
+from wm_env.workers import run_jobs, usable_cores
 from wm_env.world_model import StartStates, WorldModel
 
 _MATMUL_SIZES = (256, 512, 1024, 2048, 4096)
@@ -97,30 +97,52 @@ def dream_rate(
     repeats: int = 3,
     observation: str = "features",
 ) -> float:
-    """Dream steps/s through gymnax's public `env.step`: vmapped, auto-resetting, scanned in time.
+    """Dream steps/s through gymnax's public `env.step`, as `gymnax_rate` times it.
 
-    A random linear policy acts on the features, whatever is observed; every observation is added
-    up, so that none of it can be left out.
+    A random linear policy acts on the features, whatever is observed.
     """
-    env, world = DreamCarRacing(observation), params.world_model
-    size = world.latent_size + world.hidden_size
+    size = params.world_model.latent_size + params.world_model.hidden_size
     weight = 0.1 * jax.random.normal(jax.random.key(1), (3, size))
+
+    def act(state: DreamState, key: jax.Array) -> jax.Array:
+        features = jnp.concatenate([state.z, state.carry.h], axis=1)
+        return jnp.tanh(features @ weight.T)
+
+    env = DreamCarRacing(observation)
+    return gymnax_rate(env, params, act, batch, steps=steps, repeats=repeats)
+
+
+def gymnax_rate(
+    env: environment.Environment,
+    params: Any,
+    act: Callable[[Any, jax.Array], jax.Array],
+    batch: int,
+    *,
+    steps: int,
+    repeats: int = 3,
+) -> float:
+    """Steps/s of any environment of gymnax: vmapped, auto-resetting, scanned in time.
+
+    `act(state, key)` gives the actions of all lanes. Every observation is added up, so that none of
+    it can be left out.
+    """
     reset = jax.vmap(env.reset, in_axes=(0, None))
     step = jax.vmap(env.step, in_axes=(0, 0, 0, None))
 
     @jax.jit
-    def drive(params: DreamParams, key: jax.Array) -> tuple[Any, Any]:
-        key_reset, key_dream = jax.random.split(key)
+    def drive(params: Any, key: jax.Array) -> tuple[Any, Any]:
+        key_reset, key_steps = jax.random.split(key)
         _, state = reset(jax.random.split(key_reset, batch), params)
 
-        def frame(state: DreamState, key: jax.Array) -> tuple[DreamState, tuple]:
-            features = jnp.concatenate([state.z, state.carry.h], axis=1)
-            action = jnp.tanh(features @ weight.T)
-            keys = jax.random.split(key, batch)
-            seen, state, reward, terminated, truncated, _ = step(keys, state, action, params)
+        def frame(state: Any, key: jax.Array) -> tuple[Any, tuple]:
+            key_act, key_step = jax.random.split(key)
+            keys = jax.random.split(key_step, batch)
+            seen, state, reward, terminated, truncated, _ = step(
+                keys, state, act(state, key_act), params
+            )
             return state, (seen.sum(), reward, terminated, truncated)
 
-        return jax.lax.scan(frame, state, jax.random.split(key_dream, steps))
+        return jax.lax.scan(frame, state, jax.random.split(key_steps, steps))
 
     return best_rate(
         lambda: drive(params, jax.random.key(0)), float(batch * steps), repeats=repeats
@@ -153,13 +175,14 @@ def real_rate(*, steps: int, repeats: int = 3) -> float:
 
 def real_rate_of_all_cores(*, steps: int, repeats: int = 3) -> float:
     """Steps/s of Gymnasium's CarRacing-v3, one environment in a process of its own a core."""
-    program = f"from wm_env import speed; print(speed.real_rate(steps={steps}, repeats={repeats}))"
-    command = [sys.executable, "-c", program]
-    running = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(usable_cores())
-    ]
-    told = [process.communicate()[0] for process in running]
-    return sum(float(rate.split()[-1]) for rate in told)
+    timing = {"steps": steps, "repeats": repeats}
+    events = run_jobs(_time_real, timing, range(usable_cores()))
+    return sum(event.result for event in events if isinstance(event, Done))
+
+
+def _time_real(timing: dict[str, int], core: int) -> Generator[int, None, float]:
+    yield core
+    return real_rate(**timing)
 
 
 def evaluation_rate(world: WorldModel, *, steps: int) -> float:
