@@ -45,6 +45,7 @@ def _random_world(seed=0, *, mdn_rnn=None, first=6, middle=10, task="CarRacing-v
     `mdn_rnn` replaces fields of MDNRNNConfig; `first` and `middle` are the numbers of start states.
     """
     from wm_env.mdn_rnn import MDNRNN, MDNRNNConfig
+    from wm_env.motion import MOTION_SIZE
     from wm_env.task import task_named
     from wm_env.vae import VAE, VAEConfig
     from wm_env.world_model import Metadata, StartStates, WorldModel
@@ -57,6 +58,7 @@ def _random_world(seed=0, *, mdn_rnn=None, first=6, middle=10, task="CarRacing-v
         z=jax.random.normal(keys[3], (middle, latent)),
         h=0.5 * jax.random.normal(keys[4], (middle, hidden)).clip(-1.0, 1.0),
         c=jax.random.normal(keys[5], (middle, hidden)),
+        motion=jax.random.normal(keys[1], (middle, MOTION_SIZE)) if config.motion else None,
     )
     return WorldModel(
         vae=VAE(VAEConfig(latent_size=latent), key=keys[0]),

@@ -26,6 +26,7 @@ from training.plan import CollectConfig
 from training.store import open_store, shard_path
 from training.vision import VisionConfig, VisionState, make_train_step, new_state
 from wm_env.bench import Row, report
+from wm_env.motion import MOTION_SIZE
 from wm_env.preprocess import IMAGE_SHAPE
 from wm_env.progress import progress_bar
 from wm_env.shard import Episode, Shard, write_shard
@@ -218,6 +219,7 @@ def memory_row(config: MemoryConfig, *, quick: bool = False) -> Row:
         off_field=made_up(length),
         weight=np.ones((batch, length), np.float32),
         track_tiles=np.full(batch, 280.0, np.float32),
+        motion=made_up(length + 1, MOTION_SIZE),
     )
     train_step, key, state = (
         memory.make_train_step(config),

@@ -2,7 +2,7 @@
 
 Memory does not grow with the set. ImageStream holds two pools, one in use and one being read, of
 POOL_CHUNKS * CHUNK_FRAMES images of 12,288 bytes: 151 MB, and 8 bytes for each chunk of 64 images.
-WindowStream holds two groups of `group` latent shards, 141 bytes a frame at 32 latents: 54 MB for
+WindowStream holds two groups of `group` latent shards, 155 bytes a frame at 32 latents: 60 MB for
 12 shards of 16 episodes of 1,000 steps. Only the shards' manifests, 1 kB an episode, stay.
 
 An order is a function of (seed, step): a run that goes on at step n sees what it would have. What
@@ -17,6 +17,7 @@ import numpy as np
 
 from training.latents import EpisodeLatents, LatentShard
 from training.store import is_held_out
+from wm_env.motion import MOTION_SIZE
 from wm_env.preprocess import IMAGE_SHAPE
 from wm_env.shard import CHUNK_FRAMES, Shard
 from wm_env.storage import StoreError
@@ -133,8 +134,8 @@ class Windows(NamedTuple):
     """A batch of windows for M, b windows of t steps; `weight` is 0 in padding and burn-in, else 1.
 
     z [b, t + 1, z]: the latents before and after each step; log_sigma the same, V's uncertainty of
-    them. track_tiles [b]: how many tiles the window's track has. tiles and off_field [b, t]: those
-    of `EpisodeLatents`.
+    them. track_tiles [b]: how many tiles the window's track has. tiles and off_field [b, t], and
+    motion [b, t + 1, 7], which is 0 of tasks without a car: those of `EpisodeLatents`.
     """
 
     z: np.ndarray
@@ -144,6 +145,7 @@ class Windows(NamedTuple):
     off_field: np.ndarray
     weight: np.ndarray
     track_tiles: np.ndarray
+    motion: np.ndarray
 
 
 class WindowStream:
@@ -235,6 +237,7 @@ class WindowStream:
             off_field=np.zeros((batch, total), np.float32),
             weight=np.zeros((batch, total), np.float32),
             track_tiles=np.array([episode.row.track_tiles for episode, *_ in windows], np.float32),
+            motion=np.zeros((batch, total + 1, MOTION_SIZE), np.float32),
         )
         for row, (episode, start, stop) in enumerate(windows):
             begin = max(0, start - self._burn_in)
@@ -245,4 +248,6 @@ class WindowStream:
             out.tiles[row, :steps] = episode.tiles[begin:stop]
             out.off_field[row, :steps] = episode.off_field[begin:stop]
             out.weight[row, start - begin : steps] = 1.0
+            if episode.motion is not None:
+                out.motion[row, : steps + 1] = episode.motion[begin : stop + 1]
         return out

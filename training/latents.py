@@ -1,9 +1,10 @@
 """The store seen by V: for every image, plain and mirrored, the posterior that M learns from.
 
 A file `latents-00000.safetensors` a shard holds `mu`, `log_sigma`, `mirrored_mu`,
-`mirrored_log_sigma`, float16 [frames, z], and the step arrays of the shard; its metadata names the
-V that made it and the images, so that a new V or other driving makes them anew. A task that is not
-symmetric has no mirrored ones, and one without tiles has its rewards in their place.
+`mirrored_log_sigma`, float16 [frames, z], how the car moved, and the step arrays of the shard; its
+metadata names the V that made it and the images, so that a new V or other driving makes them anew.
+A task that is not symmetric has no mirrored ones, and one without tiles has its rewards in their
+place and no car.
 """
 
 import json
@@ -19,7 +20,9 @@ from jaxtyping import Array
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from training.car_motion import motion_of
 from training.store import is_held_out
+from wm_env.motion import MOTION_MIRRORED, MOTION_UNITS
 from wm_env.preprocess import mirror
 from wm_env.progress import progress_bar
 from wm_env.shard import EpisodeRow, Shard, bounds
@@ -36,7 +39,8 @@ class EpisodeLatents:
     """One episode for M, as V shows it to its drivers (`VAE.latent`).
 
     mu and log_sigma float16 [T + 1, z], actions [T, a], tiles and off_field [T]. Of a task without
-    tiles these are rewards, in its unit, and whether it is terminated.
+    tiles these are rewards, in its unit, and whether it is terminated. motion float16 [T + 1, 7],
+    see `wm_env.motion`, is None where there is no car.
     """
 
     row: EpisodeRow
@@ -45,6 +49,7 @@ class EpisodeLatents:
     actions: np.ndarray
     tiles: np.ndarray
     off_field: np.ndarray
+    motion: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,10 @@ class LatentShard:
                         continue
                     flip = self.task.symmetric and mirrored()
                     prefix = "mirrored_" if flip else ""
-                    actions = file.get_slice("actions")[steps]
+                    actions, motion = file.get_slice("actions")[steps], None
+                    if self.task.pays_tiles:
+                        motion = file.get_slice("motion")[frames]
+                        motion = motion * np.float16(MOTION_MIRRORED) if flip else motion
                     yield EpisodeLatents(
                         row,
                         file.get_slice(prefix + "mu")[frames],
@@ -80,6 +88,7 @@ class LatentShard:
                         self.task.mirror_action(actions) if flip else actions,
                         file.get_slice("tiles")[steps],
                         file.get_slice("off_field")[steps],
+                        motion,
                     )
         except Exception as error:  # safetensors' and the system's kinds
             raise _damaged(self.path, error) from error
@@ -96,6 +105,8 @@ def encode_store(shards: list[Shard], vae: VAE, out: Path) -> list[LatentShard]:
             path = out / f"{shard.path.stem.replace('shard', 'latents', 1)}.safetensors"
             made_from = {"vae": fingerprint, "images": shard.manifest["checksums"]["images"]}
             made_from |= shard.task.mark
+            if shard.task.pays_tiles:
+                made_from["motion"] = ", ".join(MOTION_UNITS)
             if shard.task.reward_unit is not None:
                 made_from["reward_unit"] = f"{shard.task.reward_unit:g}"
             if not (path.exists() and _made_from(path) == made_from):
@@ -152,6 +163,8 @@ def _encode_shard(shard: Shard, vae: VAE, path: Path, made_from: dict[str, str])
     columns = zip(names, zip(*encoded, strict=True), strict=True)
     arrays = {name: np.concatenate(parts) for name, parts in columns}
     arrays |= {name: np.ascontiguousarray(array) for name, array in _steps(shard).items()}
+    if shard.task.pays_tiles:
+        arrays["motion"] = _motion(shard, arrays["actions"])
     rows = json.dumps([asdict(row) for row in shard.episodes])
     with appearing_whole(path) as temporary:
         save_file(arrays, temporary, metadata={**made_from, "episodes": rows})
@@ -167,6 +180,16 @@ def _steps(shard: Shard) -> dict[str, np.ndarray]:
         "tiles": shard.read("rewards") / np.float32(unit),
         "off_field": shard.read("terminated"),
     }
+
+
+def _motion(shard: Shard, actions: np.ndarray) -> np.ndarray:
+    """How the car moved in each episode, float16 [frames, 7]."""
+    episodes = [(frames, steps) for _, frames, steps in shard.bounds()]
+    images = shard.parts("images", (frames for frames, _ in episodes))
+    moved = [
+        motion_of(seen, actions[steps]) for seen, (_, steps) in zip(images, episodes, strict=True)
+    ]
+    return np.concatenate(moved, dtype=np.float16)
 
 
 def _encode_images(vae: VAE, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

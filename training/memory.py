@@ -101,7 +101,11 @@ def fit_memory(
     Leaves `mdn_rnn.safetensors` (those of further members are numbered) and metrics in `out`.
     `begin_from` are M's to fit on; `pictures` draws those of the first member, as `fit` asks for
     them.
+
+    Raises:
+        ValueError: M is to follow the motion of a car that the task has not.
     """
+    _check_motion(config, shards)
     whole = config.length is None
     length = config.length or max(row.length for shard in shards for row in shard.rows)
     burn_in = 0 if whole else config.burn_in
@@ -144,6 +148,14 @@ def fit_memory(
             save_checkpoint(mdn_rnn, config.steps, path)
     wait_for_all("M is written")
     return members
+
+
+def _check_motion(config: MemoryConfig, shards: Sequence[LatentShard]) -> None:
+    if config.mdn_rnn.motion and not shards[0].task.pays_tiles:
+        raise ValueError(
+            f"M's motion is True, but {shards[0].task.id} has no car whose motion could be told; "
+            "expected False."
+        )
 
 
 def load_memory(config: MemoryConfig, out: Path) -> list[MDNRNN]:

@@ -29,6 +29,9 @@ class MemoryConfig(FitConfig):
     once they stray: it then puts the car back on the road, and whoever is evolved there drives
     blind.
 
+    An M that follows the car's motion is told it where a window begins and keeps track of it from
+    there; errors are squared, beyond 1 linear.
+
     The parts of the loss are weighed; expecting more tiles than were hit costs `asymmetry` times as
     much, and missing a fall `fall_weight` times as much as inventing one. The seed project's are
     10, 10, 5 and 1, over squared errors. `length` None fits on whole episodes, from h = 0.
@@ -42,6 +45,7 @@ class MemoryConfig(FitConfig):
     next_z_weight: float = 1.0
     tiles_weight: float = 10.0
     off_field_weight: float = 10.0
+    motion_weight: float = 3.0
     asymmetry: float = 1.0
     fall_weight: float = 1.0
     length: int | None = 100
@@ -65,26 +69,26 @@ def memory_loss(
     deviation = config.latent_noise + config.posterior_noise * jnp.exp(window.log_sigma)
     z = jnp.asarray(window.z) + deviation * jax.random.normal(key_noise, window.z.shape)
     mask = _dropout_mask(key_mask, config.mdn_rnn)
-    predictions = half_dreamt(
+    predictions, motion = half_dreamt(
         mdn_rnn,
         z[:-1],
         jnp.asarray(window.actions),
         shares=config.own_shares,
         mask=mask,
         key=key_dream,
+        motion=jnp.asarray(window.motion)[0],
     )
     next_z = -jnp.sum(jax.vmap(mdn.log_prob)(predictions.mixture, z[1:]), axis=1)
     falls = window.off_field * (config.fall_weight - 1.0) + 1.0
     off_field = falls * optax.sigmoid_binary_cross_entropy(predictions.off_field, window.off_field)
     tiles = _tiles_loss(predictions.tiles, window, config)
     parts = {"next_z": next_z, "tiles": tiles, "off_field": off_field}
+    if motion is not None:
+        missed = optax.huber_loss(motion, jnp.asarray(window.motion)[1:])
+        parts["motion"] = 2.0 * jnp.sum(missed, axis=1)
     parts = {name: jnp.sum(part * window.weight) for name, part in parts.items()}
-    loss = (
-        config.next_z_weight * parts["next_z"]
-        + config.tiles_weight * parts["tiles"]
-        + config.off_field_weight * parts["off_field"]
-    )
-    return loss, parts
+    loss = sum(getattr(config, f"{name}_weight") * part for name, part in parts.items())
+    return jnp.asarray(loss), parts
 
 
 def half_dreamt(
@@ -95,17 +99,21 @@ def half_dreamt(
     shares: tuple[float, ...],
     key: Array,
     mask: Float[Array, " h"] | None = None,
-) -> Prediction:
+    motion: Float[Array, " m"] | None = None,
+) -> tuple[Prediction, Float[Array, "t m"] | None]:
     """What M expects of each step [t, ...] where some latents are its own samples.
 
-    One of `shares` is drawn for all steps; no gradient flows through the samples.
+    One of `shares` is drawn for all steps; no gradient flows through the samples. `motion` is that
+    before the first step, at rest unless told; an M that follows it also says that after each.
     """
     begin = mdn_rnn.initial_carry()
+    if begin.motion is not None and motion is not None:
+        begin = Carry(h=begin.h, c=begin.c, motion=motion)
     if not any(shares):
 
-        def follow(carry: Carry, inputs: tuple[Array, Array]) -> tuple[Carry, Prediction]:
+        def follow(carry: Carry, inputs: tuple[Array, Array]) -> tuple[Carry, tuple]:
             prediction, carry = mdn_rnn.step(*inputs, carry, mask=mask)
-            return carry, prediction
+            return carry, (prediction, carry.motion)
 
         return jax.lax.scan(follow, begin, (z, actions))[1]
     key_share, key_own, key_uniform, key_normal = jax.random.split(key, 4)
@@ -114,13 +122,13 @@ def half_dreamt(
 
     def advance(
         state: tuple[Carry, Array], inputs: tuple[Array, ...]
-    ) -> tuple[tuple[Carry, Array], Prediction]:
+    ) -> tuple[tuple[Carry, Array], tuple]:
         carry, dreamt = state
         seen, action, is_own, uniform, normal = inputs
         prediction, carry = mdn_rnn.step(jnp.where(is_own, dreamt, seen), action, carry, mask=mask)
         dreamt = mdn.sample_from_noise(prediction.mixture, uniform, normal)
         dreamt = jax.lax.stop_gradient(jnp.clip(dreamt, -Z_LIMIT, Z_LIMIT))
-        return (carry, dreamt), prediction
+        return (carry, dreamt), (prediction, carry.motion)
 
     # The noise of all steps at once: in the scan a key and three draws a step would cost more.
     noise = jax.random.uniform(key_uniform, z.shape), jax.random.normal(key_normal, z.shape)

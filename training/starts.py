@@ -64,6 +64,7 @@ def start_states(
         z=z[:, -1],
         h=carries.h[:, -1],
         c=carries.c[:, -1],
+        motion=None if carries.motion is None else carries.motion[:, -1],
     )
 
 

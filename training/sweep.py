@@ -178,10 +178,19 @@ def begun_from(begin: MDNRNN, config: MDNRNNConfig, *, mixture: bool, seed: int)
             (begin.head_bias, fresh.head_bias),
         )
     )
+    # The gates' last inputs are the motion: one that is new to M begins at 0.
+    known = min(len(fresh.gate_weight), len(begin.gate_weight))
     return eqx.tree_at(
-        lambda m: (m.gate_weight, m.gate_bias, m.head_weight, m.head_bias),
+        lambda m: (m.gate_weight, m.gate_bias, m.head_weight, m.head_bias, m.motion),
         fresh,
-        (begin.gate_weight, begin.gate_bias, weight, bias),
+        (
+            fresh.gate_weight.at[:known].set(begin.gate_weight[:known]),
+            begin.gate_bias,
+            weight,
+            bias,
+            begin.motion if config.motion and told.motion else fresh.motion,
+        ),
+        is_leaf=lambda leaf: leaf is None,
     )
 
 

@@ -192,8 +192,7 @@ class DreamCarRacing(environment.Environment[DreamState, DreamParams]):
         first = starts.first_z[_index(draws[1], len(starts.first_z))], carry
 
         def drawn() -> tuple[jax.Array, Carry]:
-            moment = _index(draws[1], len(starts.z))
-            middle = starts.z[moment], Carry(h=starts.h[moment], c=starts.c[moment])
+            middle = starts.moment(_index(draws[1], len(starts.z)))
             chosen = draws[0] < params.start_middle
             return jax.tree.map(lambda a, b: jnp.where(chosen, a, b), middle, first)
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from wm_env.mdn import Mixture
+from wm_env.motion import MOTION_SIZE, Motion
 
 # No car crosses more than a few tiles in one frame; the bound keeps exp(log rate) finite.
 TILES_PER_STEP_LIMIT = 8.0
@@ -27,7 +28,8 @@ class MDNRNNConfig:
     step: independent ones draw roads that are none. `tiles` says what the head of that name is: the
     log of a Poisson rate, the expected number itself ("squared"), or what the step pays for tiles,
     in tiles of a typical track ("reward": the seed's plain regression of the reward). Of a task
-    without tiles it is the reward itself, of either sign, in the task's unit ("signed").
+    without tiles it is the reward itself, of either sign, in the task's unit ("signed"). `motion` has
+    M keep track of how the car moves (see `wm_env.motion`), and learn it where it is fitted.
     """
 
     latent_size: int = 32  # Ha & Schmidhuber 2018, table of CarRacing sizes
@@ -37,14 +39,16 @@ class MDNRNNConfig:
     shared_mixture: bool = False
     correlated: bool = False
     tiles: Literal["poisson", "squared", "reward", "signed"] = "poisson"
+    motion: bool = False
     dropout: float = 0.0  # of h, in training; one mask an episode (Gal & Ghahramani 2016)
 
 
 class Carry(eqx.Module):
-    """LSTM state: output `h` in [-1, 1] and cell `c`."""
+    """LSTM state: output `h` in [-1, 1] and cell `c`; and how the car moves, if M follows that."""
 
     h: Float[Array, "h"]
     c: Float[Array, "h"]
+    motion: Float[Array, "m"] | None = None
 
 
 class Prediction(eqx.Module):
@@ -62,6 +66,7 @@ class MDNRNN(eqx.Module):
     gate_bias: Float[Array, "gates"]
     head_weight: Float[Array, "h heads"]
     head_bias: Float[Array, "heads"]
+    motion: Motion | None
     config: MDNRNNConfig = eqx.field(static=True)
 
     def __init__(self, config: MDNRNNConfig = MDNRNNConfig(), *, key: PRNGKeyArray):  # noqa: B008
@@ -83,11 +88,17 @@ class MDNRNN(eqx.Module):
         # Dimensions begin independent.
         self.head_weight = jnp.pad(head_weight, ((0, 0), (couplings, 0)))
         self.head_bias = jnp.zeros(couplings + heads)
+        self.motion = None
+        if config.motion:
+            # Gates that do not know of the motion yet are those of an M without.
+            self.gate_weight = jnp.pad(self.gate_weight, ((0, MOTION_SIZE), (0, 0)))
+            self.motion = Motion(config.action_size, hidden, key=jax.random.fold_in(key, 1))
 
     def initial_carry(self) -> Carry:
         """The carry before anything was seen: zeros."""
         zeros = jnp.zeros(self.config.hidden_size)
-        return Carry(h=zeros, c=zeros)
+        motion = jnp.zeros(MOTION_SIZE) if self.config.motion else None
+        return Carry(h=zeros, c=zeros, motion=motion)
 
     def initial_carries(self, *lanes: int) -> Carry:
         """`initial_carry` for each of many dreams: h and c are [*lanes, h]."""
@@ -107,10 +118,13 @@ class MDNRNN(eqx.Module):
         """
         h = carry.h if mask is None else carry.h * mask
         # One matmul for input and recurrence: in a scan on a CPU two smaller ones are slower.
-        gates = _product(jnp.concatenate([z, a, h]), self.gate_weight) + self.gate_bias
+        inputs = [z, a, h] if self.motion is None else [z, a, h, carry.motion]
+        gates = _product(jnp.concatenate(inputs), self.gate_weight) + self.gate_bias
         entry, forget, candidate, output = jnp.split(gates, 4)
         c = jax.nn.sigmoid(forget) * carry.c + jax.nn.sigmoid(entry) * jnp.tanh(candidate)
-        return Carry(h=jax.nn.sigmoid(output) * jnp.tanh(c), c=c)
+        h = jax.nn.sigmoid(output) * jnp.tanh(c)
+        motion = None if self.motion is None else self.motion(carry.motion, a, h)
+        return Carry(h=h, c=c, motion=motion)
 
     def unroll(
         self,

@@ -67,8 +67,11 @@ def matmul_rate(
 
 
 def dream_step_flops(mdn_rnn: MDNRNN) -> float:
-    """Floating-point operations of M's two matmuls in one dreamt step; the rest is small beside."""
-    return 2.0 * (mdn_rnn.gate_weight.size + mdn_rnn.head_weight.size)
+    """Floating-point operations of M's matmuls in one dreamt step; the rest is small beside."""
+    weights = [mdn_rnn.gate_weight, mdn_rnn.head_weight]
+    if mdn_rnn.motion is not None:
+        weights += [mdn_rnn.motion.in_weight, mdn_rnn.motion.out_weight]
+    return 2.0 * sum(weight.size for weight in weights)
 
 
 def encoder_flops(vae: VAE) -> float:

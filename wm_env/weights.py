@@ -20,6 +20,7 @@ import safetensors
 import safetensors.numpy
 
 from wm_env.mdn_rnn import MDNRNN, MDNRNNConfig
+from wm_env.motion import MOTION_SIZE
 from wm_env.task import CAR_RACING, Task, marked, task_named
 from wm_env.vae import VAE, VAEConfig
 from wm_env.world_model import Metadata, StartStates, WorldModel
@@ -267,6 +268,7 @@ def _world_template(config: Mapping[str, Any]) -> WorldModel:
             z=jnp.zeros((middle, latent)),
             h=jnp.zeros((middle, hidden)),
             c=jnp.zeros((middle, hidden)),
+            motion=jnp.zeros((middle, MOTION_SIZE)) if mdn_rnn_config.motion else None,
         )
         vae, mdn_rnn = VAE(vae_config, key=key), MDNRNN(mdn_rnn_config, key=key)
         return WorldModel(vae, mdn_rnn, starts, task=marked(config))

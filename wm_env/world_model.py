@@ -77,6 +77,12 @@ class StartStates(eqx.Module):
     z: Float[Array, "middle z"]
     h: Float[Array, "middle h"]
     c: Float[Array, "middle h"]
+    motion: Float[Array, "middle m"] | None = None
+
+    def moment(self, index: Array) -> tuple[Float[Array, "z"], Carry]:
+        """The latent and the carry of one of the `middle` moments."""
+        motion = None if self.motion is None else self.motion[index]
+        return self.z[index], Carry(h=self.h[index], c=self.c[index], motion=motion)
 
 
 class Step(eqx.Module):

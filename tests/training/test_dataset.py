@@ -16,6 +16,7 @@ from training import latents as latents_module
 from training.dataset import ImageStream, WindowStream, held_out_images
 from training.latents import LatentShard, encode_store, open_latents
 from training.store import open_store, shard_path
+from wm_env.motion import MOTION_MIRRORED
 from wm_env.preprocess import mirror
 from wm_env.shard import CHUNK_FRAMES, EpisodeRow, Shard, read_shard, write_shard
 from wm_env.storage import StoreError
@@ -249,13 +250,14 @@ def test_the_window_streams_memory_is_two_groups_however_large_the_set(tmp_path)
     }
     arrays |= {"actions": np.zeros((8000, 3), np.float32), "tiles": np.zeros(8000, np.uint8)}
     arrays["off_field"] = np.zeros(8000, bool)
+    arrays["motion"] = np.zeros((8002, 7), np.float16)
     save_file(arrays, tmp_path / "latents.safetensors")
     shard = LatentShard(tmp_path / "latents.safetensors", (row, row))
     peaks = {}
     for count in (6, 18):
         stream = WindowStream([shard] * count, batch=8, length=32, burn_in=8, seed=0, group=3)
         peaks[count] = _peak_memory(stream, 300)
-    group = 3 * 4001 * 142  # one of two episodes is held out; plain or mirrored is read, not both
+    group = 3 * 4001 * 156  # one of two episodes is held out; plain or mirrored is read, not both
     assert peaks[18] < 1.1 * peaks[6]
     assert 1.5 * group < peaks[18] < 2 * group + 2e6
 
@@ -282,6 +284,9 @@ def test_windows_are_aligned_latent_before_and_after_each_action(latents):
             window.z[row, : steps + 1], episode.mu[at : at + steps + 1].astype(np.float32)
         )
         np.testing.assert_array_equal(window.tiles[row, :steps], episode.tiles[at : at + steps])
+        np.testing.assert_array_equal(
+            window.motion[row, : steps + 1], episode.motion[at : at + steps + 1].astype(np.float32)
+        )
 
 
 def test_mirrored_latents_are_encoded_from_mirrored_images(shards, latents):
@@ -292,6 +297,8 @@ def test_mirrored_latents_are_encoded_from_mirrored_images(shards, latents):
     expected = vae.latent(jax.numpy.asarray(np.ascontiguousarray(mirror(image))))
     np.testing.assert_allclose(episode.mu[3], expected, atol=2e-3)
     np.testing.assert_array_equal(episode.actions, CAR_RACING.mirror_action(plain.actions))
+    assert np.abs(plain.motion[:, [1, 2, 3]]).max() > 0.01
+    np.testing.assert_array_equal(episode.motion, plain.motion * np.float16(MOTION_MIRRORED))
 
 
 def test_v_trains_on_each_image_either_plain_or_mirrored(monkeypatch, lenient_dtypes):

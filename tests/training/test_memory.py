@@ -21,6 +21,7 @@ from training.memory import (
 )
 from training.memory_loss import MemoryConfig, half_dreamt, memory_loss
 from wm_env.mdn_rnn import MDNRNN, MDNRNNConfig
+from wm_env.motion import MOTION_SIZE
 from wm_env.reward import TYPICAL_TRACK_TILES
 
 STEPS = 12
@@ -38,7 +39,7 @@ def driving():
 
 
 def dreamt_with(share, mdn_rnn, z, actions):
-    return half_dreamt(mdn_rnn, z, actions, shares=(share,), key=jax.random.key(3))
+    return half_dreamt(mdn_rnn, z, actions, shares=(share,), key=jax.random.key(3))[0]
 
 
 def test_without_own_samples_it_is_the_prediction_of_each_real_step(mdn_rnn, driving):
@@ -56,6 +57,20 @@ def test_with_nothing_but_own_samples_only_the_first_latent_counts(mdn_rnn, driv
     assert not np.allclose(one.mixture.mu, dreamt_with(0.0, mdn_rnn, *driving).mixture.mu)
 
 
+@pytest.mark.parametrize("shares", [(0.0,), (0.5,)])
+def test_the_motion_goes_on_from_where_it_is_told_to_begin(driving, shares):
+    z, actions = driving
+    mdn_rnn = MDNRNN(MDNRNNConfig(motion=True), key=jax.random.key(0))
+    begin = jnp.linspace(0.0, 1.0, MOTION_SIZE)
+    options = {"shares": shares, "key": jax.random.key(3)}
+    _, motion = half_dreamt(mdn_rnn, z, actions, motion=begin, **options)
+    # One that has learned nothing keeps on as it is.
+    np.testing.assert_allclose(motion, np.tile(begin, (STEPS, 1)), atol=1e-6)
+    assert (
+        half_dreamt(MDNRNN(key=jax.random.key(0)), z, actions, motion=begin, **options)[1] is None
+    )
+
+
 def window(seed=0):
     random = np.random.default_rng(seed)
     return Windows(
@@ -66,6 +81,7 @@ def window(seed=0):
         off_field=np.zeros(STEPS, np.float32),
         weight=np.ones(STEPS, np.float32),
         track_tiles=np.float32(250.0),
+        motion=random.normal(size=(STEPS + 1, MOTION_SIZE)).astype(np.float32),
     )
 
 

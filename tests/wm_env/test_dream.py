@@ -72,6 +72,19 @@ def test_first_frames_start_without_a_carry_and_middles_with_theirs(env, params,
         np.testing.assert_array_equal(world.starts.c[row[0]], c)
 
 
+def test_dreams_carry_the_motion_on(env, random_world):
+    world = random_world(2, mdn_rnn={"motion": True})
+    params = DreamParams(world_model=world, start_middle=1.0)
+    key = jax.random.key(0)
+    _, state = env.reset(key, params)
+    motion = np.asarray(state.carry.motion)
+    assert (np.asarray(world.starts.motion) == motion).all(axis=1).any()
+    _, after, *_ = env.step_env(key, state, jnp.zeros(3), params)
+    np.testing.assert_allclose(after.carry.motion, motion, atol=1e-5)  # none learned
+    _, first = env.reset(key, params.replace(start_middle=0.0))
+    np.testing.assert_array_equal(first.carry.motion, 0.0)
+
+
 def test_every_start_is_drawn(env, params, world):
     keys = jax.random.split(jax.random.key(0), 400)
     _, state = jax.vmap(env.reset, in_axes=(0, None))(keys, params.replace(start_middle=0.5))

@@ -15,6 +15,7 @@ from wm_env.mdn_rnn import (
     Carry,
     MDNRNNConfig,
 )
+from wm_env.motion import MOTION_SIZE
 
 SMALL = MDNRNNConfig(latent_size=5, action_size=3, hidden_size=16, mixtures=3)
 
@@ -63,6 +64,40 @@ def test_each_coupling_stands_once_below_the_diagonal():
     whitening = np.asarray(model.predict(jnp.zeros(16)).mixture.whitening)
     assert sorted(whitening[np.tril_indices(5, -1)]) == list(range(2, 12))
     np.testing.assert_array_equal(np.triu(whitening), np.eye(5))
+
+
+def test_a_new_m_that_follows_the_motion_predicts_as_one_that_does_not(model, sequence):
+    following = MDNRNN(dataclasses.replace(SMALL, motion=True), key=jax.random.key(0))
+    carry = following.initial_carry()
+    np.testing.assert_array_equal(carry.motion, np.zeros(MOTION_SIZE))
+    moving = Carry(h=carry.h, c=carry.c, motion=jnp.ones(MOTION_SIZE))
+    z, a = sequence[0][0], sequence[1][0]
+    after, expected = following.advance_carry(z, a, moving), model.advance_carry(z, a, carry)
+    np.testing.assert_allclose(after.h, expected.h, atol=1e-6)
+    np.testing.assert_allclose(after.motion, moving.motion, atol=1e-6)
+    assert expected.motion is None
+
+
+def test_the_motion_follows_what_is_done_and_moves_what_comes(sequence):
+    model = MDNRNN(dataclasses.replace(SMALL, motion=True), key=jax.random.key(0))
+    keys = jax.random.split(jax.random.key(4))
+    model = eqx.tree_at(
+        lambda m: (m.motion.out_weight, m.gate_weight),
+        model,
+        (
+            jax.random.normal(keys[0], model.motion.out_weight.shape),
+            model.gate_weight.at[-MOTION_SIZE:].set(0.5),
+        ),
+    )
+    z, actions = sequence
+    plain, other = model.unroll(z, actions), model.unroll(z, actions.at[0].add(0.5))
+    assert plain.motion.shape == (12, MOTION_SIZE)
+    assert not np.allclose(plain.motion[0], other.motion[0])
+    # z is the same again, so what is left of the other action is in h and in the motion.
+    forgetful = eqx.tree_at(
+        lambda m: m.gate_weight, model, model.gate_weight.at[-MOTION_SIZE:].set(0)
+    )
+    assert not np.allclose(plain.h, forgetful.unroll(z, actions).h)
 
 
 @pytest.mark.parametrize(

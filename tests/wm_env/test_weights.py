@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import equinox as eqx
 import jax
 import numpy as np
 import pytest
@@ -64,6 +65,7 @@ def test_float16_rounds_once_and_is_float32_in_memory(saved, tmp_path):
     [
         {"latent_size": 4, "hidden_size": 8, "mixtures": 1},
         {"latent_size": 16, "hidden_size": 32, "mixtures": 3, "dropout": 0.05},
+        {"latent_size": 4, "hidden_size": 8, "motion": True, "correlated": True},
     ],
 )
 def test_other_sizes_round_trip(random_world, tmp_path, sizes):
@@ -73,6 +75,9 @@ def test_other_sizes_round_trip(random_world, tmp_path, sizes):
     assert loaded.mdn_rnn.config == world.mdn_rnn.config
     np.testing.assert_array_equal(loaded.starts.c, world.starts.c)
     np.testing.assert_array_equal(loaded.mdn_rnn.gate_weight, world.mdn_rnn.gate_weight)
+    assert jax.tree.structure(loaded.starts) == jax.tree.structure(world.starts)
+    assert eqx.tree_equal(loaded.starts.motion, world.starts.motion)
+    assert eqx.tree_equal(loaded.mdn_rnn.motion, world.mdn_rnn.motion)
 
 
 def test_metadata_of_world_and_call_are_kept(world, tmp_path):
