@@ -2,7 +2,7 @@
 
 Nothing in a store says them. The ground under each wheel is seen in the images; Gymnasium's own car
 is then driven again, with the same actions on the same ground, on an endless plane. EnvPool's car
-is the same: its speed differs by less than the dashboard's bar shows, of which a pixel is 20 units/s.
+is the same, as far as its dashboard shows: a pixel of the bar of speed is 20 units/s.
 """
 
 import Box2D

@@ -28,8 +28,8 @@ class MDNRNNConfig:
     step: independent ones draw roads that are none. `tiles` says what the head of that name is: the
     log of a Poisson rate, the expected number itself ("squared"), or what the step pays for tiles,
     in tiles of a typical track ("reward": the seed's plain regression of the reward). Of a task
-    without tiles it is the reward itself, of either sign, in the task's unit ("signed"). `motion` has
-    M keep track of how the car moves (see `wm_env.motion`), and learn it where it is fitted.
+    without tiles it is the reward itself, of either sign, in the task's unit ("signed"). With
+    `motion` M keeps track of how the car moves, see `wm_env.motion`.
     """
 
     latent_size: int = 32  # Ha & Schmidhuber 2018, table of CarRacing sizes
