@@ -80,7 +80,7 @@ class LatentShard:
                     actions, motion = file.get_slice("actions")[steps], None
                     if self.task.pays_tiles:
                         motion = file.get_slice("motion")[frames]
-                        motion = motion * np.float16(MOTION_MIRRORED) if flip else motion
+                        motion = motion * np.array(MOTION_MIRRORED, np.float16) if flip else motion
                     yield EpisodeLatents(
                         row,
                         file.get_slice(prefix + "mu")[frames],

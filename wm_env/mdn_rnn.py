@@ -118,12 +118,14 @@ class MDNRNN(eqx.Module):
         """
         h = carry.h if mask is None else carry.h * mask
         # One matmul for input and recurrence: in a scan on a CPU two smaller ones are slower.
-        inputs = [z, a, h] if self.motion is None else [z, a, h, carry.motion]
+        motion = None if self.motion is None else carry.motion
+        inputs = [z, a, h] if motion is None else [z, a, h, motion]
         gates = _product(jnp.concatenate(inputs), self.gate_weight) + self.gate_bias
         entry, forget, candidate, output = jnp.split(gates, 4)
         c = jax.nn.sigmoid(forget) * carry.c + jax.nn.sigmoid(entry) * jnp.tanh(candidate)
         h = jax.nn.sigmoid(output) * jnp.tanh(c)
-        motion = None if self.motion is None else self.motion(carry.motion, a, h)
+        if self.motion is not None and motion is not None:
+            motion = self.motion(motion, a, h)
         return Carry(h=h, c=c, motion=motion)
 
     def unroll(

@@ -298,7 +298,9 @@ def test_mirrored_latents_are_encoded_from_mirrored_images(shards, latents):
     np.testing.assert_allclose(episode.mu[3], expected, atol=2e-3)
     np.testing.assert_array_equal(episode.actions, CAR_RACING.mirror_action(plain.actions))
     assert np.abs(plain.motion[:, [1, 2, 3]]).max() > 0.01
-    np.testing.assert_array_equal(episode.motion, plain.motion * np.float16(MOTION_MIRRORED))
+    np.testing.assert_array_equal(
+        episode.motion, plain.motion * np.array(MOTION_MIRRORED, np.float16)
+    )
 
 
 def test_v_trains_on_each_image_either_plain_or_mirrored(monkeypatch, lenient_dtypes):
