@@ -18,12 +18,14 @@ from jaxtyping import Array, Float
 
 from agents.dream_mix import DreamMix
 from wm_env.dream import DreamCarRacing, DreamParams
-from wm_env.reward import TRACK_REWARD
+from wm_env.reward import FRAME_REWARD, OFF_FIELD_REWARD, TRACK_REWARD
 from wm_env.rollouts import Policy, Rollout, Trajectory, rollout
 from wm_env.task import CAR_RACING, Task
 
 _STAGES = 5  # of a growing horizon, each of which compiles a program of its own
 _FIXED_DREAMS = 64
+_LOST_FRAMES, _LOST_TILES = 25, 0.5
+_MISSED = 0.5  # tiles a frame: more than a car passes, as a dream forgives too much
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,9 @@ class CMAESConfig:
     luck does not choose; `steps` is the horizon in frames, 50 a second. With `steps_from` it grows
     from there in five equal stages, the last of which begins at generation `steps_generations`.
 
-    Candidates are ranked by their return, or by `tiles` alone: 1000/N for each, whatever the time
-    and the falls. `restlessness` is subtracted for a driver whose inputs change by 1 a frame, and
+    Candidates are ranked by their return, by `tiles` alone, 1000/N for each, whatever the time and
+    the falls, or by what a `lap` of the real track would have paid them: see `lap_return`.
+    `restlessness` is subtracted for a driver whose inputs change by 1 a frame, and
     in proportion for less.
     """
 
@@ -45,7 +48,7 @@ class CMAESConfig:
     sigma: float = 0.1
     steps_from: int | None = None
     steps_generations: int = 50
-    fitness: Literal["return", "tiles"] = "return"
+    fitness: Literal["return", "tiles", "lap"] = "return"
     restlessness: float = 0.0
 
     def horizon(self, generation: int) -> int:
@@ -90,8 +93,10 @@ class CMAESConfig:
         Raises:
             ValueError: it is after tiles, which the task has not.
         """
-        if self.fitness == "tiles" and not task.pays_tiles:
-            raise ValueError(f"fitness is 'tiles', but {task.id} has none; expected 'return'.")
+        if self.fitness != "return" and not task.pays_tiles:
+            raise ValueError(
+                f"fitness is {self.fitness!r}, but {task.id} has no tiles; expected 'return'."
+            )
 
 
 class Generation(NamedTuple):
@@ -191,7 +196,7 @@ class Evolution:
         self, controller: Any, params: DreamParams, key: Array, steps: int
     ) -> tuple[Array, Array]:
         """Return and fitness of one dream."""
-        record = self.config.restlessness > 0.0
+        record = self.config.restlessness > 0.0 or self.config.fitness == "lap"
         env = DreamCarRacing(task=params.world_model.task)
         driven = rollout(env, params, self._policy, controller, key, steps=steps, record=record)
         return driven.ret, fitness(driven, params, self.config)
@@ -207,13 +212,39 @@ class Evolution:
 
 
 def fitness(driven: Rollout, params: DreamParams, config: CMAESConfig) -> Float[Array, ""]:
-    """What an episode is worth to a search; it has a trajectory where restlessness costs."""
+    """What an episode is worth to a search; it has a trajectory where more than its end counts."""
     score, task = driven.ret, params.world_model.task
     if config.fitness == "tiles":
         score = TRACK_REWARD / params.track_tiles * driven.tiles
     if driven.trajectory is None:
         return score
+    if config.fitness == "lap":
+        score = lap_return(driven.trajectory, params.track_tiles)
     return score - config.restlessness * restlessness(driven.trajectory, task)
+
+
+def lap_return(trajectory: Trajectory, track_tiles: float | Array) -> Float[Array, ""]:
+    """What an episode of the dream would have paid on a real track of N tiles.
+
+    A dreamt road has no end, so a driver who leaves it is paid for the tiles after those he missed.
+    On a track these were some of the N: they never pay, and without them no lap is finished before
+    the time is up. A driver counts as lost after half a second with less than half a tile, and then
+    passes half a tile a frame.
+    """
+    fell = trajectory.reward < OFF_FIELD_REWARD / 2
+    paid = jnp.where(trajectory.alive & ~fell, trajectory.reward - FRAME_REWARD, 0.0)
+    tiles = paid * track_tiles / TRACK_REWARD
+    so_far = jnp.cumsum(tiles)
+    lately = so_far - jnp.pad(so_far, (_LOST_FRAMES, 0))[: len(tiles)]
+    begun = jnp.arange(len(tiles)) >= _LOST_FRAMES  # before, the car gathers way
+    missed = _MISSED * (trajectory.alive & begun & (lately < _LOST_TILES))
+    passed = jnp.cumsum(tiles + missed)
+    driving = trajectory.alive & (passed - tiles - missed < track_tiles)
+    frames = jnp.sum(driving)
+    incomplete = jnp.minimum(jnp.sum(jnp.where(driving, missed, 0.0)), 1.0)
+    frames = frames + incomplete * (len(tiles) - frames)
+    score = TRACK_REWARD / track_tiles * jnp.sum(jnp.where(driving, tiles, 0.0))
+    return score + FRAME_REWARD * frames + OFF_FIELD_REWARD * jnp.any(driving & fell)
 
 
 def restlessness(trajectory: Trajectory, task: Task = CAR_RACING) -> Float[Array, ""]:

@@ -1,5 +1,6 @@
 """Evolution in the dream: returns rise, and worlds can be swapped without compiling."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import wm_env
-from agents.cma_es import CMAESConfig, Evolution, fitness, restlessness
+from agents.cma_es import CMAESConfig, Evolution, fitness, lap_return, restlessness
 from agents.dream_mix import DreamMix
 from agents.linear import LinearController, linear_policy
 from tests.contracts.test_compilation import compilations
@@ -152,6 +153,40 @@ def test_fitness_is_the_return_or_the_tiles_less_what_restlessness_costs(world):
     assert float(fitness(episode, params, CMAESConfig(fitness="tiles"))) == 80.0
     costly = CMAESConfig(fitness="tiles", restlessness=30.0)
     assert float(fitness(recorded, params, costly)) == pytest.approx(80.0 - 30.0 * 2 / 3)
+
+
+def lap(tiles, *, track=100.0, fall=None):
+    """What `lap_return` pays for so many tiles in each frame, until the lap or a fall."""
+    tiles = np.asarray(tiles, np.float64)
+    alive = np.cumsum(tiles) - tiles < track - 1e-6
+    reward = np.where(alive, 1000.0 / track * tiles - 0.1, 0.0)
+    if fall is not None:
+        alive &= np.arange(len(tiles)) <= fall
+        reward[fall] = -100.0
+    _, trajectory = driven(np.zeros((len(tiles), 3)), alive)
+    trajectory = dataclasses.replace(trajectory, reward=jnp.asarray(reward * alive, jnp.float32))
+    return float(lap_return(trajectory, track))
+
+
+def test_a_lap_without_a_gap_pays_its_return():
+    assert lap([0.5] * 300) == pytest.approx(1000.0 - 0.1 * 200, abs=0.5)
+    assert lap([0.2] * 300) == pytest.approx(600.0 - 0.1 * 300, abs=0.5)  # the time is up
+
+
+def test_tiles_that_a_lost_driver_passes_never_pay():
+    whole = [0.5] * 100 + [0.0] * 45 + [0.5] * 155
+    assert sum(whole) > 100.0  # a dream pays for a lap
+    lost = 45 - 24  # half a second goes by before he counts as lost
+    # Half a tile each is missed; the time runs on to its end.
+    assert lap(whole) == pytest.approx(1000.0 - 10.0 * 0.5 * lost - 0.1 * 300, abs=6.0)
+
+
+def test_a_car_that_gathers_way_is_not_lost():
+    assert lap([0.0] * 20 + [0.5] * 200) == pytest.approx(1000.0 - 0.1 * 220, abs=0.5)
+
+
+def test_a_fall_costs_a_hundred():
+    assert lap([0.2] * 300, fall=100) == pytest.approx(10.0 * 20.0 - 10.1 - 100.0, abs=0.5)
 
 
 def test_a_price_on_restlessness_calms_the_driver(small):
