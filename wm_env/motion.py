@@ -19,7 +19,7 @@ MOTION_UNITS = {
     "steering": 0.3,  # rad, of the front wheels to the left
     "wheels": 20.0,  # speed of the rear wheels' rims
     "throttle": 1.0,  # the engine's, which follows the gas
-    "off_road": 1.0,  # share of the wheels on the road, less 1
+    "on_road": 1.0,  # share of the wheels that are, less 1
 }
 MOTION_SIZE = len(MOTION_UNITS)
 MOTION_MIRRORED = (1.0, -1.0, -1.0, -1.0, 1.0, 1.0, 1.0)  # the same car in a mirror

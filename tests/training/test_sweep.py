@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,13 +37,24 @@ def outputs(mdn_rnn):
         (replace(SMALL, shared_mixture=True), [False, True, True]),
         (replace(SMALL, mixtures=2), [False, True, True]),
         (replace(SMALL, tiles="squared"), [True, False, True]),
+        (replace(SMALL, motion=True), [True, True, True]),
     ],
 )
 def test_what_means_the_same_is_taken_over(begin, config, kept):
     grown = begun_from(begin, config, mixture=True, seed=1)
-    np.testing.assert_array_equal(grown.gate_weight, begin.gate_weight)
+    np.testing.assert_array_equal(grown.gate_weight[: 4 + 3 + 8], begin.gate_weight)
+    np.testing.assert_array_equal(grown.gate_weight[4 + 3 + 8 :], 0.0)
     pairs = zip(outputs(begin), outputs(grown), strict=True)
     assert [a.shape == b.shape and bool(jnp.allclose(a, b)) for a, b in pairs] == kept
+
+
+def test_what_follows_the_motion_goes_on_as_it_did_or_without():
+    begin = MDNRNN(replace(SMALL, motion=True), key=jax.random.key(0))
+    same = begun_from(begin, begin.config, mixture=True, seed=1)
+    assert eqx.tree_equal(same, begin)
+    without = begun_from(begin, SMALL, mixture=True, seed=1)
+    assert without.motion is None
+    np.testing.assert_array_equal(without.gate_weight, begin.gate_weight[: 4 + 3 + 8])
 
 
 def test_the_mixture_can_be_drawn_anew_alone(begin):
