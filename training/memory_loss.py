@@ -1,12 +1,13 @@
 """What M is fitted to: how a window of real driving goes on, in nats, tiles and falls."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.scipy.special import xlogy
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from training.dataset import Windows
 from training.fit import FitConfig
@@ -27,7 +28,9 @@ class MemoryConfig(FitConfig):
     `own_shares` the share of its steps at which M sees its own sample instead of the real latent
     (scheduled sampling, Bengio et al. 2015). Without it M has never seen what its dreams look like
     once they stray: it then puts the car back on the road, and whoever is evolved there drives
-    blind.
+    blind. But where M saw a sample, what the driver did tells it what the road really was, so that
+    dreamt roads come to obey the driver; not `own_foretold`, such a step's next latent is not M's
+    to foretell, and the samples are only what it has lived through.
 
     An M that follows the car's motion is told it where a window begins and keeps track of it from
     there; errors are squared, beyond 1 linear.
@@ -42,6 +45,7 @@ class MemoryConfig(FitConfig):
     latent_noise: float = 0.02
     posterior_noise: float = 0.0
     own_shares: tuple[float, ...] = (0.0, 0.3, 0.6)
+    own_foretold: bool = True
     next_z_weight: float = 1.0
     tiles_weight: float = 10.0
     off_field_weight: float = 10.0
@@ -69,7 +73,7 @@ def memory_loss(
     deviation = config.latent_noise + config.posterior_noise * jnp.exp(window.log_sigma)
     z = jnp.asarray(window.z) + deviation * jax.random.normal(key_noise, window.z.shape)
     mask = _dropout_mask(key_mask, config.mdn_rnn)
-    predictions, motion = half_dreamt(
+    predictions, motion, own = half_dreamt(
         mdn_rnn,
         z[:-1],
         jnp.asarray(window.actions),
@@ -79,6 +83,8 @@ def memory_loss(
         motion=jnp.asarray(window.motion)[0],
     )
     next_z = -jnp.sum(jax.vmap(mdn.log_prob)(predictions.mixture, z[1:]), axis=1)
+    if not config.own_foretold:
+        next_z = jnp.where(own, 0.0, next_z)
     falls = window.off_field * (config.fall_weight - 1.0) + 1.0
     off_field = falls * optax.sigmoid_binary_cross_entropy(predictions.off_field, window.off_field)
     tiles = _tiles_loss(predictions.tiles, window, config)
@@ -91,6 +97,15 @@ def memory_loss(
     return jnp.asarray(loss), parts
 
 
+class HalfDreamt(NamedTuple):
+    """What M expects of each step, the motion after it if M follows that, and whether it saw its
+    own sample there."""
+
+    prediction: Prediction
+    motion: Float[Array, "t m"] | None
+    own: Bool[Array, " t"]
+
+
 def half_dreamt(
     mdn_rnn: MDNRNN,
     z: Float[Array, "t z"],
@@ -100,11 +115,11 @@ def half_dreamt(
     key: Array,
     mask: Float[Array, " h"] | None = None,
     motion: Float[Array, " m"] | None = None,
-) -> tuple[Prediction, Float[Array, "t m"] | None]:
+) -> HalfDreamt:
     """What M expects of each step [t, ...] where some latents are its own samples.
 
     One of `shares` is drawn for all steps; no gradient flows through the samples. `motion` is that
-    before the first step, at rest unless told; an M that follows it also says that after each.
+    before the first step, at rest unless told.
     """
     begin = mdn_rnn.initial_carry()
     if begin.motion is not None and motion is not None:
@@ -115,7 +130,8 @@ def half_dreamt(
             prediction, carry = mdn_rnn.step(*inputs, carry, mask=mask)
             return carry, (prediction, carry.motion)
 
-        return jax.lax.scan(follow, begin, (z, actions))[1]
+        after = jax.lax.scan(follow, begin, (z, actions))[1]
+        return HalfDreamt(*after, own=jnp.zeros(len(z), bool))
     key_share, key_own, key_uniform, key_normal = jax.random.split(key, 4)
     share = jax.random.choice(key_share, jnp.asarray(shares))
     own = jax.random.bernoulli(key_own, share, (len(z),)).at[0].set(False)
@@ -132,7 +148,8 @@ def half_dreamt(
 
     # The noise of all steps at once: in the scan a key and three draws a step would cost more.
     noise = jax.random.uniform(key_uniform, z.shape), jax.random.normal(key_normal, z.shape)
-    return jax.lax.scan(advance, (begin, z[0]), (z, actions, own, *noise))[1]
+    after = jax.lax.scan(advance, (begin, z[0]), (z, actions, own, *noise))[1]
+    return HalfDreamt(*after, own=own)
 
 
 def _tiles_loss(

@@ -51,6 +51,7 @@ CHANGES = {
     "base": Change(),
     "another seed": Change({"seed": 1}),
     "never its own samples": Change({"own_shares": (0.0,)}),
+    "own samples lived through": Change({"own_foretold": False}),
     "mixture anew": Change(mixture_anew=True),
     "shared mixture": Change(mdn_rnn={"shared_mixture": True}),
     "correlated": Change(mdn_rnn={"correlated": True}),

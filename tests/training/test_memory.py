@@ -39,7 +39,7 @@ def driving():
 
 
 def dreamt_with(share, mdn_rnn, z, actions):
-    return half_dreamt(mdn_rnn, z, actions, shares=(share,), key=jax.random.key(3))[0]
+    return half_dreamt(mdn_rnn, z, actions, shares=(share,), key=jax.random.key(3)).prediction
 
 
 def test_without_own_samples_it_is_the_prediction_of_each_real_step(mdn_rnn, driving):
@@ -63,12 +63,11 @@ def test_the_motion_goes_on_from_where_it_is_told_to_begin(driving, shares):
     mdn_rnn = MDNRNN(MDNRNNConfig(motion=True), key=jax.random.key(0))
     begin = jnp.linspace(0.0, 1.0, MOTION_SIZE)
     options = {"shares": shares, "key": jax.random.key(3)}
-    _, motion = half_dreamt(mdn_rnn, z, actions, motion=begin, **options)
+    motion = half_dreamt(mdn_rnn, z, actions, motion=begin, **options).motion
     # One that has learned nothing keeps on as it is.
     np.testing.assert_allclose(motion, np.tile(begin, (STEPS, 1)), atol=1e-6)
-    assert (
-        half_dreamt(MDNRNN(key=jax.random.key(0)), z, actions, motion=begin, **options)[1] is None
-    )
+    without = MDNRNN(key=jax.random.key(0))
+    assert half_dreamt(without, z, actions, motion=begin, **options).motion is None
 
 
 def window(seed=0):
@@ -83,6 +82,18 @@ def window(seed=0):
         track_tiles=np.float32(250.0),
         motion=random.normal(size=(STEPS + 1, MOTION_SIZE)).astype(np.float32),
     )
+
+
+def test_a_step_that_saw_its_own_sample_need_not_foretell_the_next_latent(mdn_rnn):
+    def next_z(**told):
+        config = MemoryConfig(**told)
+        parts = memory_loss(mdn_rnn, window(), key=jax.random.key(0), config=config)[1]
+        return float(parts["next_z"])
+
+    # Everything from the second step on is a sample.
+    whole, first = (next_z(own_shares=(1.0,), own_foretold=told) for told in (True, False))
+    assert 0.0 < first < 0.2 * whole
+    assert next_z(own_shares=(0.0,), own_foretold=False) == next_z(own_shares=(0.0,))
 
 
 def test_the_loss_is_the_weighted_sum_of_its_parts(mdn_rnn):
