@@ -5,8 +5,9 @@ import zipfile
 from pathlib import Path
 
 PACKAGES = {"wm_env", "registrations"}
-ASSETS = {"wm_env/assets/carracing.safetensors", "wm_env/assets/carracing_controller.safetensors"}
-SIZE_LIMIT = 15_000_000
+SHIPPED = "carracing", "carracing_controller", "carracing_motion"
+ASSETS = {f"wm_env/assets/{name}.safetensors" for name in SHIPPED}
+SIZE_LIMIT = 25_000_000
 
 
 def main(path: Path) -> str | None:

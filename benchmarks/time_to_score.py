@@ -35,6 +35,7 @@ class Config:
     """Where to train and for how long."""
 
     places: tuple[Place, ...] = ("dream", "envpool", "gymnasium")
+    world: str = "carracing"  # to dream in, and whose features the agent sees; file or shipped name
     minutes: float = 20.0  # of training in each place; driving real tracks does not count
     first: float = 5.0  # seconds of training before the first look at the real tracks;
     growth: float = 1.5  # each next look comes after so many times as many
@@ -73,7 +74,13 @@ class Watch:
         while self._next <= spent:
             self._next *= self._config.growth
         seeds = range(self._config.episodes)
-        told = wm_env.evaluate(policy, backend="envpool", seeds=seeds, progress=False)
+        told = wm_env.evaluate(
+            policy,
+            world_model=self._config.world,
+            backend="envpool",
+            seeds=seeds,
+            progress=False,
+        )
         self.points.append(Point(spent, frames, told.mean, told.std))
         print(
             f"{spent:7.0f} s  {frames:>10,} frames  real {told.mean:6.1f} ± {told.std:.1f}",
@@ -84,21 +91,24 @@ class Watch:
         self._spent, self._since = spent, time.monotonic()
 
 
-def lanes_of(place: Place) -> gym.vector.VectorEnv:
+def lanes_of(place: Place, world: str) -> gym.vector.VectorEnv:
     """The environment to train in: as many lanes as suit it."""
     if place == "dream":
-        return gym.make_vec("wm_env:DreamCarRacing-v0", 64)
+        return gym.make_vec("wm_env:DreamCarRacing-v0", 64, world_model=world)
     if place == "envpool":
-        return wm_env.make_real_vector(16, backend="envpool")
+        return wm_env.make_real_vector(16, world_model=world, backend="envpool")
     # A process each, begun anew: JAX does not survive a fork.
     return wm_env.make_real_vector(
-        8, vectorization_mode="async", vector_kwargs={"context": "spawn"}
+        8,
+        world_model=world,
+        vectorization_mode="async",
+        vector_kwargs={"context": "spawn"},
     )
 
 
 def train(place: Place, config: Config) -> list[Point]:
     """Learn in one place until its minutes are over."""
-    watch, envs = Watch(config), lanes_of(place)
+    watch, envs = Watch(config), lanes_of(place, config.world)
     try:
         limits = cleanrl_ppo.Config(steps=10**12, lanes=envs.num_envs, seed=config.seed)
         cleanrl_ppo.train(limits, envs, watch)
