@@ -5,9 +5,8 @@ is then driven again, with the same actions on the same ground, on an endless pl
 is the same, as far as its dashboard shows: a pixel of the bar of speed is 20 units/s.
 """
 
-import Box2D
 import numpy as np
-from gymnasium.envs.box2d.car_dynamics import Car
+from gymnasium.envs.box2d.car_dynamics import Box2D, Car
 from gymnasium.envs.box2d.car_racing import FPS
 
 from wm_env.motion import MOTION_UNITS
