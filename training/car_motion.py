@@ -6,7 +6,10 @@ is the same, as far as its dashboard shows: a pixel of the bar of speed is 20 un
 """
 
 import numpy as np
-from gymnasium.envs.box2d.car_dynamics import Box2D, Car
+from gymnasium.envs.box2d.car_dynamics import (
+    Box2D,  # pyright: ignore[reportPrivateImportUsage]
+    Car,
+)
 from gymnasium.envs.box2d.car_racing import FPS
 
 from wm_env.motion import MOTION_UNITS
