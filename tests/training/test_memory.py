@@ -11,6 +11,7 @@ import pytest
 from tests.training.fits import MEMORY, write_data
 from training.dataset import Windows
 from training.fit import adam
+from training.latents import LatentShard
 from training.memory import (
     fit_memory,
     load_memory,
@@ -23,6 +24,7 @@ from training.memory_loss import MemoryConfig, half_dreamt, memory_loss
 from wm_env.mdn_rnn import MDNRNN, MDNRNNConfig
 from wm_env.motion import MOTION_SIZE
 from wm_env.reward import TYPICAL_TRACK_TILES
+from wm_env.task import task_named
 
 STEPS = 12
 
@@ -82,6 +84,13 @@ def window(seed=0):
         track_tiles=np.float32(250.0),
         motion=random.normal(size=(STEPS + 1, MOTION_SIZE)).astype(np.float32),
     )
+
+
+def test_a_motion_where_there_is_no_car_is_refused(tmp_path):
+    shard = LatentShard(tmp_path / "latents-00000.safetensors", (), task_named("LunarLander-v3"))
+    config = MemoryConfig(mdn_rnn=MDNRNNConfig(motion=True))
+    with pytest.raises(ValueError, match="motion is True, but LunarLander-v3 has no car"):
+        fit_memory([shard], config, tmp_path)
 
 
 def test_a_step_that_saw_its_own_sample_need_not_foretell_the_next_latent(mdn_rnn):
