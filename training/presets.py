@@ -163,8 +163,9 @@ def preset_of(name: str, task: Task = CAR_RACING) -> Preset:
     episodes = sum(preset.collect.episodes.values())
     driven = {"random": episodes // 2, "brownian": episodes - episodes // 2}
     backend = default_backend(task)
-    sizes = replace(preset.memory.mdn_rnn, action_size=task.action_size)
-    mdn_rnn = replace(sizes, tiles="signed", motion=False)
+    mdn_rnn = replace(
+        preset.memory.mdn_rnn, action_size=task.action_size, tiles="signed", motion=False
+    )
     rounds = {"on_policy": sum(preset.loop.episodes.values())}
     return replace(
         preset,

@@ -59,12 +59,13 @@ def start_states(
     z = jnp.asarray(np.stack([middles[row][0] for row in middle_rows]), jnp.float32)
     actions = jnp.asarray(np.stack([middles[row][1] for row in middle_rows]), jnp.float32)
     carries = _burn_in(mdn_rnn, z[:, :-1], actions)
+    last = jax.tree.map(lambda leaf: leaf[:, -1], carries)
     return StartStates(
         first_z=jnp.asarray(np.stack([firsts[row] for row in first_rows]), jnp.float32),
         z=z[:, -1],
-        h=carries.h[:, -1],
-        c=carries.c[:, -1],
-        motion=None if carries.motion is None else carries.motion[:, -1],
+        h=last.h,
+        c=last.c,
+        motion=last.motion,
     )
 
 

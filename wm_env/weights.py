@@ -20,7 +20,6 @@ import safetensors
 import safetensors.numpy
 
 from wm_env.mdn_rnn import MDNRNN, MDNRNNConfig
-from wm_env.motion import MOTION_SIZE
 from wm_env.task import CAR_RACING, Task, marked, task_named
 from wm_env.vae import VAE, VAEConfig
 from wm_env.world_model import Metadata, StartStates, WorldModel
@@ -259,18 +258,19 @@ def _world_template(config: Mapping[str, Any]) -> WorldModel:
     vae: Any = {key: tuple(v) if isinstance(v, list) else v for key, v in config["vae"].items()}
     vae_config, mdn_rnn_config = VAEConfig(**vae), MDNRNNConfig(**config["mdn_rnn"])
     first, middle = config["starts"]["first"], config["starts"]["middle"]
-    latent, hidden = mdn_rnn_config.latent_size, mdn_rnn_config.hidden_size
+    latent = mdn_rnn_config.latent_size
 
     def build() -> WorldModel:
         key = jax.random.key(0)
+        vae, mdn_rnn = VAE(vae_config, key=key), MDNRNN(mdn_rnn_config, key=key)
+        carries = mdn_rnn.initial_carries(middle)
         starts = StartStates(
             first_z=jnp.zeros((first, latent)),
             z=jnp.zeros((middle, latent)),
-            h=jnp.zeros((middle, hidden)),
-            c=jnp.zeros((middle, hidden)),
-            motion=jnp.zeros((middle, MOTION_SIZE)) if mdn_rnn_config.motion else None,
+            h=carries.h,
+            c=carries.c,
+            motion=carries.motion,
         )
-        vae, mdn_rnn = VAE(vae_config, key=key), MDNRNN(mdn_rnn_config, key=key)
         return WorldModel(vae, mdn_rnn, starts, task=marked(config))
 
     return jax.eval_shape(build)
