@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from gymnax.environments import environment, spaces
 
+from wm_env.gymnax_parts import environment, spaces
 from wm_env.mdn_rnn import Carry
 from wm_env.reward import FRAME_REWARD, OFF_FIELD_REWARD, TRACK_REWARD, TYPICAL_TRACK_TILES
 from wm_env.task import CAR_RACING, Task, task_named

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from gymnasium.error import ResetNeeded
-from gymnax.environments.spaces import gymnax_space_to_gym_space
 
 from wm_env import rendering
 from wm_env.dream import DreamCarRacing, DreamParams, DreamState
 from wm_env.flattened import Flattened
 from wm_env.gym_arguments import canonical, checked_action, dream_params, start_from_options
+from wm_env.gymnax_parts import spaces
 from wm_env.mdn_rnn import Carry
 from wm_env.reward import TYPICAL_TRACK_TILES
 from wm_env.task import CAR_RACING, Task
@@ -97,8 +97,10 @@ class DreamCarRacingEnv(gymnasium.Env):
             max_episode_steps=max_episode_steps,
             precision=precision,
         )
-        self.observation_space = gymnax_space_to_gym_space(self.core.observation_space(self.params))
-        self.action_space = gymnax_space_to_gym_space(self.core.action_space(self.params))
+        self.observation_space = spaces.gymnax_space_to_gym_space(
+            self.core.observation_space(self.params)
+        )
+        self.action_space = spaces.gymnax_space_to_gym_space(self.core.action_space(self.params))
         self._shape = self.observation_space.shape or ()
         # Raw data of keys: typed ones would send every dispatch through a slower path of JAX.
         self._key: jax.Array | None = None

@@ -11,13 +11,13 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils.seeding import np_random
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
-from gymnax.environments.spaces import gymnax_space_to_gym_space
 
 from wm_env import rendering
 from wm_env.dream import DreamCarRacing, DreamParams, DreamState
 from wm_env.flattened import Flattened
 from wm_env.gym_arguments import canonical, checked_action, dream_params, start_from_options
 from wm_env.gym_env import FPS, begin
+from wm_env.gymnax_parts import spaces
 from wm_env.mdn_rnn import Carry
 from wm_env.reward import TYPICAL_TRACK_TILES
 from wm_env.seeds import lane_seeds
@@ -96,10 +96,12 @@ class DreamCarRacingVectorEnv(VectorEnv):
             max_episode_steps=max_episode_steps,
             precision=precision,
         )
-        self.single_observation_space = gymnax_space_to_gym_space(
+        self.single_observation_space = spaces.gymnax_space_to_gym_space(
             self.core.observation_space(self.params)
         )
-        self.single_action_space = gymnax_space_to_gym_space(self.core.action_space(self.params))
+        self.single_action_space = spaces.gymnax_space_to_gym_space(
+            self.core.action_space(self.params)
+        )
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._keys: jax.Array | None = None  # raw data, as in the single environment

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from gymnasium.error import ResetNeeded
-from gymnax.environments.spaces import gymnax_space_to_gym_space
 
 from wm_env.dream import DreamCarRacing, DreamParams
 from wm_env.gym_arguments import checked_action
+from wm_env.gymnax_parts import spaces
 from wm_env.mdn_rnn import Carry
 from wm_env.task import Task
 from wm_env.weights import world_for
@@ -49,8 +49,8 @@ class Perception:
     def spaces(self) -> tuple[gymnasium.Space, gymnasium.Space]:
         """The dream's observation and action spaces."""
         params = None if self.world is None else DreamParams(world_model=self.world)
-        seen = gymnax_space_to_gym_space(self._core.observation_space(params))
-        return seen, gymnax_space_to_gym_space(self._core.action_space(params))
+        seen = spaces.gymnax_space_to_gym_space(self._core.observation_space(params))
+        return seen, spaces.gymnax_space_to_gym_space(self._core.action_space(params))
 
     def understood(self, action: Any) -> tuple[np.ndarray, np.ndarray]:
         """The checked action, and the steer, gas and brake that it stands for, float32 [..., a].

@@ -15,12 +15,12 @@ import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gymnax.environments import environment
 
 import registrations
 from wm_env.car_racing import make_car_racing, make_car_racing_vector
 from wm_env.dream import DreamCarRacing, DreamParams, DreamState
 from wm_env.evaluation import evaluate
+from wm_env.gymnax_parts import environment
 from wm_env.jobs import Done
 from wm_env.mdn_rnn import MDNRNN, MDNRNNConfig
 from wm_env.preprocess import IMAGE_SHAPE

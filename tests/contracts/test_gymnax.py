@@ -40,6 +40,20 @@ def test_the_id_is_registered_in_either_order_of_imports(order):
     assert run(script).split() == ["1"]
 
 
+def test_a_dream_leaves_gymnaxs_own_environments_and_plots_alone():
+    """They take longer to import than all that it needs; gymnax is whole where it is asked for."""
+    script = """
+import sys
+from wm_env import DreamCarRacing
+print([name for name in ("gymnax", "gymnax.environments", "matplotlib") if name in sys.modules])
+import gymnax.environments.environment, gymnax.environments.spaces
+print(issubclass(DreamCarRacing, gymnax.environments.environment.Environment))
+print(isinstance(DreamCarRacing().action_space(), gymnax.environments.spaces.Box))
+print(gymnax.registered_envs.count("DreamCarRacing-v0"), gymnax.make("CartPole-v1")[0].name)
+"""
+    assert run(script).splitlines() == ["[]", "True", "True", "1 CartPole-v1"]
+
+
 def test_registering_again_changes_nothing():
     import registrations
 
