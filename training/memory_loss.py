@@ -1,7 +1,7 @@
 """What M is fitted to: how a window of real driving goes on, in nats, tiles and falls."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,8 +32,9 @@ class MemoryConfig(FitConfig):
     dreamt roads come to obey the driver; not `own_foretold`, such a step's next latent is not M's
     to foretell, and the samples are only what it has lived through.
 
-    An M that follows the car's motion is told it where a window begins and keeps track of it from
-    there; errors are squared, beyond 1 linear.
+    An M that follows the car's motion is told it at each step; what the part that keeps track of it
+    makes of a window, from its first moment on and on the ground that was there, is compared with
+    that, as is where M saw the car: errors are squared, beyond 1 linear.
 
     The parts of the loss are weighed; expecting more tiles than were hit costs `asymmetry` times as
     much, and missing a fall `fall_weight` times as much as inventing one. The seed project's are
@@ -73,6 +74,7 @@ def memory_loss(
     deviation = config.latent_noise + config.posterior_noise * jnp.exp(window.log_sigma)
     z = jnp.asarray(window.z) + deviation * jax.random.normal(key_noise, window.z.shape)
     mask = _dropout_mask(key_mask, config.mdn_rnn)
+    following = mdn_rnn.motion is not None
     predictions, motion, own = half_dreamt(
         mdn_rnn,
         z[:-1],
@@ -80,7 +82,7 @@ def memory_loss(
         shares=config.own_shares,
         mask=mask,
         key=key_dream,
-        motion=jnp.asarray(window.motion)[0],
+        told=jnp.asarray(window.motion)[1:] if following else None,
     )
     next_z = -jnp.sum(jax.vmap(mdn.log_prob)(predictions.mixture, z[1:]), axis=1)
     if not config.own_foretold:
@@ -89,16 +91,18 @@ def memory_loss(
     off_field = falls * optax.sigmoid_binary_cross_entropy(predictions.off_field, window.off_field)
     tiles = _tiles_loss(predictions.tiles, window, config)
     parts = {"next_z": next_z, "tiles": tiles, "off_field": off_field}
-    if motion is not None:
-        missed = optax.huber_loss(motion, jnp.asarray(window.motion)[1:])
-        parts["motion"] = 2.0 * jnp.sum(missed, axis=1)
+    if mdn_rnn.motion is not None and motion is not None:
+        known = jnp.asarray(window.motion)
+        driven = mdn_rnn.motion.follow(known, jnp.asarray(window.actions))
+        found = jnp.concatenate([driven, motion[:, -1:]], axis=1)
+        parts["motion"] = 2.0 * jnp.sum(optax.huber_loss(found, known[1:]), axis=1)
     parts = {name: jnp.sum(part * window.weight) for name, part in parts.items()}
     loss = sum(getattr(config, f"{name}_weight") * part for name, part in parts.items())
     return jnp.asarray(loss), parts
 
 
 class HalfDreamt(NamedTuple):
-    """What M expects of each step, the motion after it if M follows that, and whether it saw its
+    """What M expects of each step, the motion in its carry after it, if any, and whether it saw its
     own sample there."""
 
     prediction: Prediction
@@ -114,41 +118,41 @@ def half_dreamt(
     shares: tuple[float, ...],
     key: Array,
     mask: Float[Array, " h"] | None = None,
-    motion: Float[Array, " m"] | None = None,
+    told: Float[Array, "t m"] | None = None,
 ) -> HalfDreamt:
     """What M expects of each step [t, ...] where some latents are its own samples.
 
-    One of `shares` is drawn for all steps; no gradient flows through the samples. `motion` is that
-    before the first step, at rest unless told.
+    One of `shares` is drawn for all steps; no gradient flows through the samples. `told` is the
+    motion after each step, see `MDNRNN.advance_carry`.
     """
     begin = mdn_rnn.initial_carry()
-    if begin.motion is not None and motion is not None:
-        begin = Carry(h=begin.h, c=begin.c, motion=motion)
     if not any(shares):
 
-        def follow(carry: Carry, inputs: tuple[Array, Array]) -> tuple[Carry, tuple]:
-            prediction, carry = mdn_rnn.step(*inputs, carry, mask=mask)
+        def follow(carry: Carry, inputs: tuple[Array, Array, Array | None]) -> tuple[Carry, tuple]:
+            seen, action, told = inputs
+            prediction, carry = mdn_rnn.step(seen, action, carry, mask=mask, told=told)
             return carry, (prediction, carry.motion)
 
-        after = jax.lax.scan(follow, begin, (z, actions))[1]
+        after = jax.lax.scan(follow, begin, (z, actions, told))[1]
         return HalfDreamt(*after, own=jnp.zeros(len(z), bool))
     key_share, key_own, key_uniform, key_normal = jax.random.split(key, 4)
     share = jax.random.choice(key_share, jnp.asarray(shares))
     own = jax.random.bernoulli(key_own, share, (len(z),)).at[0].set(False)
 
     def advance(
-        state: tuple[Carry, Array], inputs: tuple[Array, ...]
+        state: tuple[Carry, Array], inputs: tuple[Any, ...]
     ) -> tuple[tuple[Carry, Array], tuple]:
         carry, dreamt = state
-        seen, action, is_own, uniform, normal = inputs
-        prediction, carry = mdn_rnn.step(jnp.where(is_own, dreamt, seen), action, carry, mask=mask)
+        seen, action, told, is_own, uniform, normal = inputs
+        seen = jnp.where(is_own, dreamt, seen)
+        prediction, carry = mdn_rnn.step(seen, action, carry, mask=mask, told=told)
         dreamt = mdn.sample_from_noise(prediction.mixture, uniform, normal)
         dreamt = jax.lax.stop_gradient(jnp.clip(dreamt, -Z_LIMIT, Z_LIMIT))
         return (carry, dreamt), (prediction, carry.motion)
 
     # The noise of all steps at once: in the scan a key and three draws a step would cost more.
     noise = jax.random.uniform(key_uniform, z.shape), jax.random.normal(key_normal, z.shape)
-    after = jax.lax.scan(advance, (begin, z[0]), (z, actions, own, *noise))[1]
+    after = jax.lax.scan(advance, (begin, z[0]), (z, actions, told, own, *noise))[1]
     return HalfDreamt(*after, own=own)
 
 

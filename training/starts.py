@@ -36,7 +36,7 @@ def start_states(
         burn_in = min(BURN_IN, max(1, int(np.median(lengths)) // 2))
     random = np.random.default_rng(seed)
     firsts: list[np.ndarray] = []
-    middles: list[tuple[np.ndarray, np.ndarray]] = []
+    middles: list[tuple[np.ndarray, np.ndarray, np.ndarray | None]] = []
     order = random.permutation(len(shards))
     per_shard = -(-middle // len(shards)) * 2
     for index in order:
@@ -48,17 +48,24 @@ def start_states(
         for chosen in random.permutation(len(moments))[:per_shard]:
             episode, at = moments[chosen]
             steps = slice(at - burn_in, at)
+            moved = episode.motion
             middles.append(
-                (episode.mu[at - burn_in : at + 1].copy(), episode.actions[steps].copy())
+                (
+                    episode.mu[at - burn_in : at + 1].copy(),
+                    episode.actions[steps].copy(),
+                    None if moved is None else moved[at - burn_in + 1 : at + 1].copy(),
+                )
             )
     if not middles:  # a tiny or hopeless set: begin in the middle where others begin an episode
         still = np.zeros((burn_in, task.action_size), np.float32)
-        middles = [(np.repeat(firsts[0][None], burn_in + 1, 0), still)]
+        middles = [(np.repeat(firsts[0][None], burn_in + 1, 0), still, None)]
     first_rows = random.permutation(len(firsts))[:first]
     middle_rows = random.permutation(len(middles))[:middle]
-    z = jnp.asarray(np.stack([middles[row][0] for row in middle_rows]), jnp.float32)
-    actions = jnp.asarray(np.stack([middles[row][1] for row in middle_rows]), jnp.float32)
-    carries = _burn_in(mdn_rnn, z[:, :-1], actions)
+    z, actions, motion = jax.tree.map(
+        lambda *rows: jnp.asarray(np.stack(rows), jnp.float32),
+        *[middles[row] for row in middle_rows],
+    )
+    carries = _burn_in(mdn_rnn, z[:, :-1], actions, motion)
     last = jax.tree.map(lambda leaf: leaf[:, -1], carries)
     return StartStates(
         first_z=jnp.asarray(np.stack([firsts[row] for row in first_rows]), jnp.float32),
@@ -78,8 +85,10 @@ def assemble_world(
 
 
 @eqx.filter_jit
-def _burn_in(mdn_rnn: MDNRNN, z: jax.Array, actions: jax.Array):
-    return jax.vmap(mdn_rnn.unroll)(z, actions)
+def _burn_in(mdn_rnn: MDNRNN, z: jax.Array, actions: jax.Array, motion: jax.Array | None):
+    return jax.vmap(lambda *told: mdn_rnn.unroll(told[0], told[1], told=told[2]))(
+        z, actions, motion
+    )
 
 
 def _moments(episode: EpisodeLatents, task: Task, burn_in: int) -> np.ndarray:

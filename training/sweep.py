@@ -181,13 +181,16 @@ def begun_from(begin: MDNRNN, config: MDNRNNConfig, *, mixture: bool, seed: int)
             (begin.head_bias, fresh.head_bias),
         )
     )
-    # The gates' last inputs are the motion: one that is new to M begins at 0.
-    known = min(len(fresh.gate_weight), len(begin.gate_weight))
+    # What the gates see between z and h is the action or the motion.
+    size, known = config.latent_size, begin.gate_weight
+    given = known if config.motion == told.motion else fresh.gate_weight
+    given = given[size : -config.hidden_size]
+    gates = jnp.concatenate([known[:size], given, known[-config.hidden_size :]])
     return eqx.tree_at(
         lambda m: (m.gate_weight, m.gate_bias, m.head_weight, m.head_bias, m.motion),
         fresh,
         (
-            fresh.gate_weight.at[:known].set(begin.gate_weight[:known]),
+            gates,
             begin.gate_bias,
             weight,
             bias,

@@ -5,7 +5,7 @@ Source: Ha & Schmidhuber 2018, "World models", appendix A.2; tiles and off-field
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from wm_env.mdn import Mixture
-from wm_env.motion import MOTION_SIZE, Motion
+from wm_env.motion import MOTION_SIZE, SEEN_MOTION, Motion
 
 # No car crosses more than a few tiles in one frame; the bound keeps exp(log rate) finite.
 TILES_PER_STEP_LIMIT = 8.0
@@ -29,7 +29,8 @@ class MDNRNNConfig:
     log of a Poisson rate, the expected number itself ("squared"), or what the step pays for tiles,
     in tiles of a typical track ("reward": the seed's plain regression of the reward). Of a task
     without tiles it is the reward itself, of either sign, in the task's unit ("signed"). With
-    `motion` M keeps track of how the car moves, see `wm_env.motion`.
+    `motion` M keeps track of how the car moves, and sees that in place of the action: see
+    `wm_env.motion`.
     """
 
     latent_size: int = 32  # Ha & Schmidhuber 2018, table of CarRacing sizes
@@ -60,7 +61,10 @@ class Prediction(eqx.Module):
 
 
 class MDNRNN(eqx.Module):
-    """LSTM over (z, a) whose output predicts z', tiles and off-field. Unbatched; callers vmap."""
+    """LSTM over (z, a), or (z, motion), whose output predicts z', tiles and off-field.
+
+    Unbatched; callers vmap.
+    """
 
     gate_weight: Float[Array, "i gates"]
     gate_bias: Float[Array, "gates"]
@@ -72,7 +76,8 @@ class MDNRNN(eqx.Module):
     def __init__(self, config: MDNRNNConfig = MDNRNNConfig(), *, key: PRNGKeyArray):  # noqa: B008
         """Weights uniform in +-1/sqrt(hidden_size), as PyTorch and Equinox initialise an LSTM."""
         key_gates, key_heads = jax.random.split(key)
-        inputs = config.latent_size + config.action_size + config.hidden_size
+        given = SEEN_MOTION if config.motion else config.action_size
+        inputs = config.latent_size + given + config.hidden_size
         hidden = config.hidden_size
         choices = 1 if config.shared_mixture else config.latent_size
         heads = config.mixtures * (choices + 2 * config.latent_size) + 2
@@ -90,9 +95,8 @@ class MDNRNN(eqx.Module):
         self.head_bias = jnp.zeros(couplings + heads)
         self.motion = None
         if config.motion:
-            # Gates that do not know of the motion yet are those of an M without.
-            self.gate_weight = jnp.pad(self.gate_weight, ((0, MOTION_SIZE), (0, 0)))
-            self.motion = Motion(config.action_size, hidden, key=jax.random.fold_in(key, 1))
+            seen = config.latent_size + hidden
+            self.motion = Motion(config.action_size, seen, key=jax.random.fold_in(key, 1))
 
     def initial_carry(self) -> Carry:
         """The carry before anything was seen: zeros."""
@@ -111,21 +115,26 @@ class MDNRNN(eqx.Module):
         carry: Carry,
         *,
         mask: Float[Array, "h"] | None = None,
+        told: Float[Array, "m"] | None = None,
     ) -> Carry:
         """The carry after (z, a). `mask`, of 0 and 1/(1 - rate), multiplies h before the gates.
+
+        `told` is the motion after it, where that is known; of the ground M keeps its own opinion.
 
         Source: Hochreiter & Schmidhuber 1997 with the forget gate of Gers et al. 2000.
         """
         h = carry.h if mask is None else carry.h * mask
         # One matmul for input and recurrence: in a scan on a CPU two smaller ones are slower.
-        motion = None if self.motion is None else carry.motion
-        inputs = [z, a, h] if motion is None else [z, a, h, motion]
-        gates = _product(jnp.concatenate(inputs), self.gate_weight) + self.gate_bias
+        motion, given = None, a
+        if self.motion is not None and carry.motion is not None:
+            motion = self.motion(carry.motion, a, jnp.concatenate([z, h]))
+            if told is not None:
+                motion = jnp.append(told[:-1], motion[-1])
+            given = motion[:SEEN_MOTION]
+        gates = _product(jnp.concatenate([z, given, h]), self.gate_weight) + self.gate_bias
         entry, forget, candidate, output = jnp.split(gates, 4)
         c = jax.nn.sigmoid(forget) * carry.c + jax.nn.sigmoid(entry) * jnp.tanh(candidate)
         h = jax.nn.sigmoid(output) * jnp.tanh(c)
-        if self.motion is not None and motion is not None:
-            motion = self.motion(motion, a, h)
         return Carry(h=h, c=c, motion=motion)
 
     def unroll(
@@ -134,14 +143,16 @@ class MDNRNN(eqx.Module):
         actions: Float[Array, "t a"],
         *,
         mask: Float[Array, "h"] | None = None,
+        told: Float[Array, "t m"] | None = None,
     ) -> Carry:
-        """The carries after each (z_t, a_t) from h = 0: h and c are [t, h]."""
+        """The carries after each (z_t, a_t) from h = 0, where the motion is `told`: h, c [t, h]."""
 
-        def advance(carry: Carry, inputs: tuple[Array, Array]) -> tuple[Carry, Carry]:
-            carry = self.advance_carry(*inputs, carry, mask=mask)
+        def advance(carry: Carry, inputs: tuple[Array, Array, Any]) -> tuple[Carry, Carry]:
+            seen, action, told = inputs
+            carry = self.advance_carry(seen, action, carry, mask=mask, told=told)
             return carry, carry
 
-        return jax.lax.scan(advance, self.initial_carry(), (z, actions))[1]
+        return jax.lax.scan(advance, self.initial_carry(), (z, actions, told))[1]
 
     def predict(self, h: Float[Array, "h"]) -> Prediction:
         """What `h` (the output after the step's z and a) expects of that step."""
@@ -174,9 +185,10 @@ class MDNRNN(eqx.Module):
         carry: Carry,
         *,
         mask: Float[Array, "h"] | None = None,
+        told: Float[Array, "m"] | None = None,
     ) -> tuple[Prediction, Carry]:
         """Consume (z_t, a_t): the prediction for this step and the carry after it."""
-        carry = self.advance_carry(z, a, carry, mask=mask)
+        carry = self.advance_carry(z, a, carry, mask=mask, told=told)
         return self.predict(carry.h), carry
 
 

@@ -70,7 +70,8 @@ def dream_step_flops(mdn_rnn: MDNRNN) -> float:
     """Floating-point operations of M's matmuls in one dreamt step; the rest is small beside."""
     weights = [mdn_rnn.gate_weight, mdn_rnn.head_weight]
     if mdn_rnn.motion is not None:
-        weights += [mdn_rnn.motion.in_weight, mdn_rnn.motion.out_weight]
+        motion = mdn_rnn.motion
+        weights += [motion.in_weight, motion.inner_weight, motion.out_weight]
     return 2.0 * sum(weight.size for weight in weights)
 
 

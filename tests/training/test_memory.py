@@ -60,16 +60,19 @@ def test_with_nothing_but_own_samples_only_the_first_latent_counts(mdn_rnn, driv
 
 
 @pytest.mark.parametrize("shares", [(0.0,), (0.5,)])
-def test_the_motion_goes_on_from_where_it_is_told_to_begin(driving, shares):
+def test_m_is_told_the_motion_but_for_the_ground(driving, shares):
     z, actions = driving
     mdn_rnn = MDNRNN(MDNRNNConfig(motion=True), key=jax.random.key(0))
-    begin = jnp.linspace(0.0, 1.0, MOTION_SIZE)
+    told = jax.random.normal(jax.random.key(4), (STEPS, MOTION_SIZE))
     options = {"shares": shares, "key": jax.random.key(3)}
-    motion = half_dreamt(mdn_rnn, z, actions, motion=begin, **options).motion
-    # One that has learned nothing keeps on as it is.
-    np.testing.assert_allclose(motion, np.tile(begin, (STEPS, 1)), atol=1e-6)
+    prediction, motion, _ = half_dreamt(mdn_rnn, z, actions, told=told, **options)
+    np.testing.assert_array_equal(motion[:, :-1], told[:, :-1])
+    np.testing.assert_allclose(motion[:, -1], -jax.nn.sigmoid(-2.0), atol=1e-6)  # none learned
+    # What is done tells M nothing that the motion does not.
+    other = half_dreamt(mdn_rnn, z, actions + 0.3, told=told, **options).prediction
+    np.testing.assert_array_equal(other.mixture.mu, prediction.mixture.mu)
     without = MDNRNN(key=jax.random.key(0))
-    assert half_dreamt(without, z, actions, motion=begin, **options).motion is None
+    assert half_dreamt(without, z, actions, **options).motion is None
 
 
 def window(seed=0):

@@ -34,7 +34,7 @@ class Run(NamedTuple):
 
 def _run_all(folder):
     out, err = io.StringIO(), io.StringIO()
-    arguments = ["all", "--preset", "smoke", "--backend", "gymnasium", "--out", str(folder)]
+    arguments = ["all", "--preset", "smoke", "--out", str(folder)]
     with redirect_stdout(out), redirect_stderr(err):
         status = main(arguments)
     files = {stage: marks(stage, folder / "data", folder) for stage in STAGES}

@@ -15,7 +15,7 @@ from wm_env.mdn_rnn import (
     Carry,
     MDNRNNConfig,
 )
-from wm_env.motion import MOTION_SIZE
+from wm_env.motion import MOTION_SIZE, SEEN_MOTION
 
 SMALL = MDNRNNConfig(latent_size=5, action_size=3, hidden_size=16, mixtures=3)
 
@@ -66,36 +66,19 @@ def test_each_coupling_stands_once_below_the_diagonal():
     np.testing.assert_array_equal(np.triu(whitening), np.eye(5))
 
 
-def test_a_new_m_that_follows_the_motion_predicts_as_one_that_does_not(model, sequence):
-    following = MDNRNN(dataclasses.replace(SMALL, motion=True), key=jax.random.key(0))
-    carry = following.initial_carry()
-    np.testing.assert_array_equal(carry.motion, np.zeros(MOTION_SIZE))
-    moving = Carry(h=carry.h, c=carry.c, motion=jnp.ones(MOTION_SIZE))
-    z, a = sequence[0][0], sequence[1][0]
-    after, expected = following.advance_carry(z, a, moving), model.advance_carry(z, a, carry)
-    np.testing.assert_allclose(after.h, expected.h, atol=1e-6)
-    np.testing.assert_allclose(after.motion, moving.motion, atol=1e-6)
-    assert expected.motion is None
-
-
-def test_the_motion_follows_what_is_done_and_moves_what_comes(sequence):
+def test_what_is_done_moves_the_car_and_the_motion_what_comes(sequence):
     model = MDNRNN(dataclasses.replace(SMALL, motion=True), key=jax.random.key(0))
-    keys = jax.random.split(jax.random.key(4))
-    model = eqx.tree_at(
-        lambda m: (m.motion.out_weight, m.gate_weight),
-        model,
-        (
-            jax.random.normal(keys[0], model.motion.out_weight.shape),
-            model.gate_weight.at[-MOTION_SIZE:].set(0.5),
-        ),
-    )
+    weight = jax.random.normal(jax.random.key(4), model.motion.out_weight.shape)
+    model = eqx.tree_at(lambda m: m.motion.out_weight, model, weight)
     z, actions = sequence
     plain, other = model.unroll(z, actions), model.unroll(z, actions.at[0].add(0.5))
     assert plain.motion.shape == (12, MOTION_SIZE)
     assert not np.allclose(plain.motion[0], other.motion[0])
-    blind = model.gate_weight.at[-MOTION_SIZE:].set(0.0)
-    forgetful = eqx.tree_at(lambda m: m.gate_weight, model, blind)
-    assert not np.allclose(plain.h, forgetful.unroll(z, actions).h)
+    assert not np.allclose(plain.h, other.h)
+    between = slice(SMALL.latent_size, SMALL.latent_size + SEEN_MOTION)
+    blind = eqx.tree_at(lambda m: m.gate_weight, model, model.gate_weight.at[between].set(0.0))
+    hidden = [blind.unroll(z, done).h for done in (actions, actions.at[0].add(0.5))]
+    np.testing.assert_array_equal(*hidden)
 
 
 @pytest.mark.parametrize(
