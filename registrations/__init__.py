@@ -107,9 +107,10 @@ class _GymnaxImport(importlib.abc.MetaPathFinder):
 
         def execute_and_register(module: Any) -> None:
             execute(module)
-            # `wm_env.gymnax_parts` may have imported this one before there was a package to tell.
-            parts = importlib.import_module("gymnax.environments")
-            parts.spaces = importlib.import_module("gymnax.environments.spaces")
+            # `wm_env.gymnax_parts` may have imported these before there was a package to tell.
+            for part in ("environment", "spaces"):
+                name = f"gymnax.environments.{part}"
+                setattr(sys.modules["gymnax.environments"], part, importlib.import_module(name))
             _add_to_gymnax()
 
         spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
