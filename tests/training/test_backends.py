@@ -21,7 +21,7 @@ def _envpool():
     pytest.importorskip("envpool")
 
 
-def squared_errors(vae, backend, *, driver="heuristic", seeds=range(300_000, 300_024), steps=120):
+def squared_errors(vae, backend, *, driver="heuristic", seeds=range(300_000, 300_048), steps=150):
     """V's squared error, summed over pixels, of every frame of an episode on each track."""
     driving = drive(ShardPlan(0, driver, seeds), CollectConfig(max_steps=steps, backend=backend))
     while True:
