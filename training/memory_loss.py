@@ -74,7 +74,7 @@ def memory_loss(
     deviation = config.latent_noise + config.posterior_noise * jnp.exp(window.log_sigma)
     z = jnp.asarray(window.z) + deviation * jax.random.normal(key_noise, window.z.shape)
     mask = _dropout_mask(key_mask, config.mdn_rnn)
-    following = mdn_rnn.motion is not None
+    known = jnp.asarray(window.motion)
     predictions, motion, own = half_dreamt(
         mdn_rnn,
         z[:-1],
@@ -82,7 +82,7 @@ def memory_loss(
         shares=config.own_shares,
         mask=mask,
         key=key_dream,
-        told=jnp.asarray(window.motion)[1:] if following else None,
+        told=known[1:],
     )
     next_z = -jnp.sum(jax.vmap(mdn.log_prob)(predictions.mixture, z[1:]), axis=1)
     if not config.own_foretold:
@@ -92,7 +92,6 @@ def memory_loss(
     tiles = _tiles_loss(predictions.tiles, window, config)
     parts = {"next_z": next_z, "tiles": tiles, "off_field": off_field}
     if mdn_rnn.motion is not None and motion is not None:
-        known = jnp.asarray(window.motion)
         driven = mdn_rnn.motion.follow(known, jnp.asarray(window.actions))
         found = jnp.concatenate([driven, motion[:, -1:]], axis=1)
         parts["motion"] = 2.0 * jnp.sum(optax.huber_loss(found, known[1:]), axis=1)
@@ -125,16 +124,10 @@ def half_dreamt(
     One of `shares` is drawn for all steps; no gradient flows through the samples. `told` is the
     motion after each step, see `MDNRNN.advance_carry`.
     """
-    begin = mdn_rnn.initial_carry()
     if not any(shares):
-
-        def follow(carry: Carry, inputs: tuple[Array, Array, Array | None]) -> tuple[Carry, tuple]:
-            seen, action, told = inputs
-            prediction, carry = mdn_rnn.step(seen, action, carry, mask=mask, told=told)
-            return carry, (prediction, carry.motion)
-
-        after = jax.lax.scan(follow, begin, (z, actions, told))[1]
-        return HalfDreamt(*after, own=jnp.zeros(len(z), bool))
+        carries = mdn_rnn.unroll(z, actions, mask=mask, told=told)
+        predictions = jax.vmap(mdn_rnn.predict)(carries.h)
+        return HalfDreamt(predictions, carries.motion, own=jnp.zeros(len(z), bool))
     key_share, key_own, key_uniform, key_normal = jax.random.split(key, 4)
     share = jax.random.choice(key_share, jnp.asarray(shares))
     own = jax.random.bernoulli(key_own, share, (len(z),)).at[0].set(False)
@@ -152,7 +145,8 @@ def half_dreamt(
 
     # The noise of all steps at once: in the scan a key and three draws a step would cost more.
     noise = jax.random.uniform(key_uniform, z.shape), jax.random.normal(key_normal, z.shape)
-    after = jax.lax.scan(advance, (begin, z[0]), (z, actions, told, own, *noise))[1]
+    begin = mdn_rnn.initial_carry(), z[0]
+    after = jax.lax.scan(advance, begin, (z, actions, told, own, *noise))[1]
     return HalfDreamt(*after, own=own)
 
 

@@ -86,9 +86,7 @@ def assemble_world(
 
 @eqx.filter_jit
 def _burn_in(mdn_rnn: MDNRNN, z: jax.Array, actions: jax.Array, motion: jax.Array | None):
-    return jax.vmap(lambda *told: mdn_rnn.unroll(told[0], told[1], told=told[2]))(
-        z, actions, motion
-    )
+    return jax.vmap(mdn_rnn.unroll)(z, actions, told=motion)
 
 
 def _moments(episode: EpisodeLatents, task: Task, burn_in: int) -> np.ndarray:

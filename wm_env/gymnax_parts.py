@@ -36,12 +36,13 @@ def _load_parts() -> None:
             del sys.modules[name]
 
 
-if "gymnax" not in sys.modules:
-    _load_parts()
-if TYPE_CHECKING or "gymnax.environments.spaces" not in sys.modules:
+if TYPE_CHECKING:
     from gymnax.environments import environment, spaces
 else:
-    environment = sys.modules["gymnax.environments.environment"]
-    spaces = sys.modules["gymnax.environments.spaces"]
+    if "gymnax" not in sys.modules:
+        _load_parts()
+    # By their full names, which need no package around them where they are loaded.
+    environment = importlib.import_module("gymnax.environments.environment")
+    spaces = importlib.import_module("gymnax.environments.spaces")
 
 __all__ = ["environment", "spaces"]

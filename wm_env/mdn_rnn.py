@@ -124,13 +124,15 @@ class MDNRNN(eqx.Module):
         Source: Hochreiter & Schmidhuber 1997 with the forget gate of Gers et al. 2000.
         """
         h = carry.h if mask is None else carry.h * mask
-        # One matmul for input and recurrence: in a scan on a CPU two smaller ones are slower.
         motion, given = None, a
         if self.motion is not None and carry.motion is not None:
-            motion = self.motion(carry.motion, a, jnp.concatenate([z, h]))
-            if told is not None:
-                motion = jnp.append(told[:-1], motion[-1])
+            seen = jnp.concatenate([z, h])
+            if told is None:
+                motion = self.motion(carry.motion, a, seen)
+            else:
+                motion = jnp.append(told[:-1], self.motion.ground(seen))
             given = motion[:SEEN_MOTION]
+        # One matmul for input and recurrence: in a scan on a CPU two smaller ones are slower.
         gates = _product(jnp.concatenate([z, given, h]), self.gate_weight) + self.gate_bias
         entry, forget, candidate, output = jnp.split(gates, 4)
         c = jax.nn.sigmoid(forget) * carry.c + jax.nn.sigmoid(entry) * jnp.tanh(candidate)

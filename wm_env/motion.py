@@ -68,8 +68,11 @@ class Motion(eqx.Module):
         self, motion: Float[Array, "m"], a: Float[Array, "a"], seen: Float[Array, "s"]
     ) -> Float[Array, "m"]:
         """The motion after `a`, in MOTION_UNITS, where M saw and remembered `seen` before it."""
-        off_road = jax.nn.sigmoid(seen @ self.road_weight + self.road_bias)
-        return jnp.append(self.drive(motion, a), -off_road)
+        return jnp.append(self.drive(motion, a), self.ground(seen))
+
+    def ground(self, seen: Float[Array, "s"]) -> Float[Array, ""]:
+        """The last of the numbers, in -1 to 0, as M sees it."""
+        return -jax.nn.sigmoid(seen @ self.road_weight + self.road_bias)
 
     def drive(self, motion: Float[Array, "m"], a: Float[Array, "a"]) -> Float[Array, "d"]:
         """All numbers but the last after `a`, on the ground that the last one says."""
