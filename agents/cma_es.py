@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from evosax.algorithms import CMA_ES
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from agents.dream_mix import DreamMix
+from agents.principal_axes import PrincipalAxes
 from wm_env.dream import DreamCarRacing, DreamParams
 from wm_env.reward import FRAME_REWARD, OFF_FIELD_REWARD, TRACK_REWARD
 from wm_env.rollouts import Policy, Rollout, Trajectory, rollout
@@ -38,8 +39,11 @@ class CMAESConfig:
 
     Candidates are ranked by their return, by `tiles` alone, 1000/N for each, whatever the time and
     the falls, or by what a `lap` of the real track would have paid them: see `lap_return`.
-    `restlessness` is subtracted for a driver whose inputs change by 1 a frame, and
-    in proportion for less.
+    `restlessness` is subtracted for a driver whose inputs change by 1 a frame, `straying` for one
+    who is lost throughout, and in proportion for less: dreams lose fast cars too rarely.
+
+    With `axes` the search of a linear controller moves along so many principal axes of what drivers
+    see, in units of `sigma`, instead of in all its numbers: see `agents.principal_axes`.
     """
 
     population: int = 64  # Ha & Schmidhuber (2018)
@@ -50,6 +54,8 @@ class CMAESConfig:
     steps_generations: int = 50
     fitness: Literal["return", "tiles", "lap"] = "return"
     restlessness: float = 0.0
+    straying: float = 0.0
+    axes: int | None = None
 
     def horizon(self, generation: int) -> int:
         """Frames of a dream in a generation; the first is number 1."""
@@ -76,11 +82,11 @@ class CMAESConfig:
                 f"sigma is {self.sigma}; expected a number above 0: how far from the controller "
                 "the first candidates are, 0.1 unless told."
             )
-        if not 0.0 <= self.restlessness < math.inf:
-            raise ValueError(
-                f"restlessness is {self.restlessness}; expected 0 or more, the return that "
-                "restless driving costs."
-            )
+        for name in ("restlessness", "straying"):
+            if not 0.0 <= getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; expected 0 or more: the return it costs."
+                )
         if self.steps_from is not None and not 1 <= self.steps_from <= self.steps:
             raise ValueError(
                 f"steps_from is {self.steps_from}; expected 1 to steps, {self.steps}, to which the "
@@ -93,10 +99,14 @@ class CMAESConfig:
         Raises:
             ValueError: it is after tiles, which the task has not.
         """
-        if self.fitness != "return" and not task.pays_tiles:
-            raise ValueError(
-                f"fitness is {self.fitness!r}, but {task.id} has no tiles; expected 'return'."
-            )
+        if task.pays_tiles:
+            return
+        for name, expected in (("fitness", "return"), ("straying", 0.0)):
+            if getattr(self, name) != expected:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}, but {task.id} has no tiles; expected "
+                    f"{expected!r}."
+                )
 
 
 class Generation(NamedTuple):
@@ -119,18 +129,25 @@ class Evolution:
         ValueError: the configuration is out of range.
     """
 
-    def __init__(self, controller: Any, policy: Policy, config: CMAESConfig):
+    def __init__(
+        self,
+        controller: Any,
+        policy: Policy,
+        config: CMAESConfig,
+        axes: PrincipalAxes | None = None,
+    ):
         config.check()
         self.config = config
         self._policy = policy
-        self._template = controller
-        self._strategy = CMA_ES(population_size=config.population, solution=controller)
+        self._axes = axes
+        self._template = controller if axes is None else axes.start
+        self._strategy = CMA_ES(population_size=config.population, solution=self._template)
         # Of several processes one evolves, and has no say over the devices of the others.
         devices = jax.local_devices()
         mesh = Mesh(np.array(devices[: math.gcd(config.population, len(devices))]), ("lanes",))
         self._whole = NamedSharding(mesh, PartitionSpec())
         self._split = NamedSharding(mesh, PartitionSpec("lanes"))
-        leaves, structure = jax.tree.flatten(controller)
+        leaves, structure = jax.tree.flatten(self._template)
         shapes = [(leaf.shape, leaf.dtype) for leaf in leaves]
         self._kind = (policy, config, self._split, structure, *shapes)
 
@@ -150,7 +167,7 @@ class Evolution:
 
     def controller(self, state: Any) -> Any:
         """The distribution's mean, as a controller."""
-        return self._strategy.get_mean(state)
+        return _at(self._strategy.get_mean(state), self._axes)
 
     def advance(
         self, state: Any, mix: DreamMix, key: Array, *, number: int | None = None
@@ -168,17 +185,20 @@ class Evolution:
                 f"over which they are spread evenly. Take {mix.worlds} or {2 * mix.worlds}, say."
             )
         steps = self.config.steps if number is None else self.config.horizon(number)
-        state, mix, key = jax.device_put((state, mix, key), self._whole)
-        return self._advance(state, mix, key, steps)
+        state, mix, key, axes = jax.device_put((state, mix, key, self._axes), self._whole)
+        return self._advance(state, mix, key, axes, steps)
 
     @eqx.filter_jit
-    def _advance(self, state: Any, mix: DreamMix, key: Array, steps: int) -> tuple[Any, Generation]:
+    def _advance(
+        self, state: Any, mix: DreamMix, key: Array, axes: PrincipalAxes | None, steps: int
+    ) -> tuple[Any, Generation]:
         key_ask, key_dreams, key_tell = jax.random.split(key, 3)
         defaults = self._strategy.default_params
         population, state = self._strategy.ask(key_ask, state, defaults)
 
         def drive(candidate: Any) -> tuple[Array, Array]:
-            dream = lambda params, key: self._dream(candidate, params, key, steps)  # noqa: E731
+            controller = _at(candidate, axes)
+            dream = lambda params, key: self._dream(controller, params, key, steps)  # noqa: E731
             returns, worth = mix.each(dream, key_dreams, self.config.dreams)
             return returns.mean(), worth.mean()
 
@@ -189,14 +209,15 @@ class Evolution:
             key_tell, population, -worth, state, defaults
         )  # evosax minimises
         state = jax.lax.with_sharding_constraint(state, self._whole)
-        fixed = self._fixed_return(self.controller(state), mix.plain)
+        fixed = self._fixed_return(_at(self._strategy.get_mean(state), axes), mix.plain)
         return state, Generation(returns.mean(), returns.max(), fixed)
 
     def _dream(
         self, controller: Any, params: DreamParams, key: Array, steps: int
     ) -> tuple[Array, Array]:
         """Return and fitness of one dream."""
-        record = self.config.restlessness > 0.0 or self.config.fitness == "lap"
+        config = self.config
+        record = config.restlessness > 0.0 or config.straying > 0.0 or config.fitness == "lap"
         env = DreamCarRacing(task=params.world_model.task)
         driven = rollout(env, params, self._policy, controller, key, steps=steps, record=record)
         return driven.ret, fitness(driven, params, self.config)
@@ -211,6 +232,11 @@ class Evolution:
         return returns.mean()
 
 
+def _at(candidate: Any, axes: PrincipalAxes | None) -> Any:
+    """The controller that a candidate stands for."""
+    return candidate if axes is None else axes.controller(candidate)
+
+
 def fitness(driven: Rollout, params: DreamParams, config: CMAESConfig) -> Float[Array, ""]:
     """What an episode is worth to a search; it has a trajectory where more than its end counts."""
     score, task = driven.ret, params.world_model.task
@@ -220,6 +246,8 @@ def fitness(driven: Rollout, params: DreamParams, config: CMAESConfig) -> Float[
         return score
     if config.fitness == "lap":
         score = lap_return(driven.trajectory, params.track_tiles)
+    if config.straying > 0.0:
+        score -= config.straying * straying(driven.trajectory, params.track_tiles)
     return score - config.restlessness * restlessness(driven.trajectory, task)
 
 
@@ -231,13 +259,8 @@ def lap_return(trajectory: Trajectory, track_tiles: float | Array) -> Float[Arra
     the time is up. A driver counts as lost after half a second with less than half a tile, and then
     passes half a tile a frame.
     """
-    fell = trajectory.reward < OFF_FIELD_REWARD / 2
-    paid = jnp.where(trajectory.alive & ~fell, trajectory.reward - FRAME_REWARD, 0.0)
-    tiles = paid * track_tiles / TRACK_REWARD
-    so_far = jnp.cumsum(tiles)
-    lately = so_far - jnp.pad(so_far, (_LOST_FRAMES, 0))[: len(tiles)]
-    begun = jnp.arange(len(tiles)) >= _LOST_FRAMES  # before, the car gathers way
-    missed = _MISSED * (trajectory.alive & begun & (lately < _LOST_TILES))
+    fell, tiles, lost = _progress(trajectory, track_tiles)
+    missed = _MISSED * lost
     passed = jnp.cumsum(tiles + missed)
     driving = trajectory.alive & (passed - tiles - missed < track_tiles)
     frames = jnp.sum(driving)
@@ -245,6 +268,29 @@ def lap_return(trajectory: Trajectory, track_tiles: float | Array) -> Float[Arra
     frames = frames + incomplete * (len(tiles) - frames)
     score = TRACK_REWARD / track_tiles * jnp.sum(jnp.where(driving, tiles, 0.0))
     return score + FRAME_REWARD * frames + OFF_FIELD_REWARD * jnp.any(driving & fell)
+
+
+def straying(trajectory: Trajectory, track_tiles: float | Array) -> Float[Array, ""]:
+    """Share of an episode's frames in which the driver is lost, as `lap_return` counts that.
+
+    After a fall he is lost to the horizon, after a finished lap he is not.
+    """
+    fell, _, lost = _progress(trajectory, track_tiles)
+    gone = jnp.any(fell) & ~trajectory.alive
+    return jnp.mean(lost | gone)
+
+
+def _progress(
+    trajectory: Trajectory, track_tiles: float | Array
+) -> tuple[Bool[Array, "t"], Float[Array, "t"], Bool[Array, "t"]]:
+    """At each frame, whether the car falls, how many tiles it hits, and whether it is lost."""
+    fell = trajectory.reward < OFF_FIELD_REWARD / 2
+    paid = jnp.where(trajectory.alive & ~fell, trajectory.reward - FRAME_REWARD, 0.0)
+    tiles = paid * track_tiles / TRACK_REWARD
+    so_far = jnp.cumsum(tiles)
+    lately = so_far - jnp.pad(so_far, (_LOST_FRAMES, 0))[: len(tiles)]
+    begun = jnp.arange(len(tiles)) >= _LOST_FRAMES  # before, the car gathers way
+    return fell, tiles, trajectory.alive & begun & (lately < _LOST_TILES)
 
 
 def restlessness(trajectory: Trajectory, task: Task = CAR_RACING) -> Float[Array, ""]:

@@ -31,7 +31,8 @@ class EvaluateConfig:
     processes: int | None = None  # on Gymnasium; one a core unless told
     ray: str | None = None  # on Gymnasium: HOST:PORT or "auto" of a Ray cluster that drives
     steps: int = 1000  # frames of an episode at most
-    temperature: float = 1.0  # of dreams, as the next two
+    temperature: float = 1.0  # of dreams, as the next three
+    persistence: float = 0.0
     dropout: float = 0.0
     track_tiles: float = 281.0
 
@@ -47,7 +48,8 @@ def run(config: EvaluateConfig) -> Evaluation:
     """
     if config.episodes < 1:
         raise ValueError(f"episodes is {config.episodes}; expected 1 or more.")
-    options = {name: getattr(config, name) for name in ("temperature", "dropout", "track_tiles")}
+    names = ("temperature", "persistence", "dropout", "track_tiles")
+    options = {name: getattr(config, name) for name in names}
     dream = {
         name: value for name, value in options.items() if value != getattr(EvaluateConfig, name)
     }

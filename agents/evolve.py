@@ -16,6 +16,7 @@ from agents.cma_es import CMAESConfig, Evolution
 from agents.dream_mix import DreamMix, Range, load_worlds
 from agents.history import EvolutionHistory
 from agents.linear import LinearController, linear_policy, load_linear, save_linear
+from agents.principal_axes import PrincipalAxes
 from wm_env.checkpoint import load_checkpoint, save_checkpoint
 from wm_env.dream import DreamParams
 from wm_env.evaluation import evaluate
@@ -51,6 +52,7 @@ class EvolveConfig:
     search: CMAESConfig = field(default_factory=CMAESConfig)
     temperature: float = 1.0
     temperature_range: Range | None = None
+    persistence: float = 0.0
     dropout: float = 0.0
     dropout_range: Range | None = None
     start_middle: float = 0.3
@@ -77,6 +79,7 @@ class EvolveConfig:
         for name, fits, expected in (
             ("start_middle", lambda share: 0.0 <= share <= 1.0, "a share from 0 to 1"),
             ("temperature", lambda tau: 0.0 <= tau < math.inf, "0 or more; 1 is as the data"),
+            ("persistence", lambda share: 0.0 <= share < 1.0, "0 or more and less than 1"),
             ("dropout", lambda rate: 0.0 <= rate < 1.0, "0 or more and less than 1"),
         ):
             value, ends = getattr(self, name), getattr(self, f"{name}_range", None)
@@ -113,7 +116,9 @@ def run(config: EvolveConfig) -> Path:
         controller, _ = load_linear(config.controller, features=features, task=task)
     check_backend(_backend(config, task), task)
     config.search.check_task(task)
-    evolution = Evolution(controller, linear_policy, config.search)
+    count = config.search.axes
+    axes = None if count is None else PrincipalAxes.of(controller, worlds[0], count)
+    evolution = Evolution(controller, linear_policy, config.search, axes)
     mix, key = _mix(worlds, config), jax.random.key(config.seed + 1)
     state, done = evolution.init(jax.random.key(config.seed)), 0
     checkpoint = config.out / "checkpoint.safetensors"
@@ -145,6 +150,7 @@ def _mix(worlds: Sequence[WorldModel], config: EvolveConfig) -> DreamMix:
     params = DreamParams(
         world_model=worlds[0],
         temperature=config.temperature,
+        persistence=config.persistence,
         dropout=config.dropout,
         start_middle=config.start_middle,
         max_steps_in_episode=config.search.steps,
@@ -211,7 +217,7 @@ def _dream_of(config: EvolveConfig) -> dict[str, Any]:
     """
     told = _jsonable(config)
     names = ("temperature", "dropout", "start_middle", "seed", "world", "controller")
-    options = ("worlds", "temperature_range", "dropout_range")
+    options = ("worlds", "temperature_range", "persistence", "dropout_range")
     dream = {name: told[name] for name in names}
     dream |= {name: told[name] for name in options if told[name]}
     sizes, plain = ("population", "dreams", "steps", "sigma"), asdict(CMAESConfig())

@@ -40,6 +40,7 @@ class DreamState(environment.EnvState):
     tiles: Any  # float32, hit so far; fractional, as M predicts an expectation; 0 without tiles
     off_field: Any  # bool, whether the last step ended outside the playing field, or the episode
     mask: Any  # float32 [h], 0 or 1/(1 - dropout)
+    noise: Any  # float32 [2 z], standard normal: what drew z, where it lasts; else 0
 
 
 @struct.dataclass(kw_only=True)
@@ -48,6 +49,7 @@ class DreamParams(environment.EnvParams):
 
     world_model: WorldModel
     temperature: Any = 1.0  # of the mixture; above 1 the dream is wilder than the data
+    persistence: Any = 0.0  # in [0, 1): correlation of the mixture's noise from frame to frame
     dropout: Any = 0.0  # rate in [0, 1) of M's recurrent state, one mask an episode
     track_tiles: Any = float(TYPICAL_TRACK_TILES)  # N
     lap_complete_percent: Any = 1.0  # CarRacing-v3 asks for every tile, whatever it is told
@@ -164,6 +166,8 @@ class DreamCarRacing(environment.Environment[DreamState, DreamParams]):
             key=key,
             temperature=params.temperature,
             mask=state.mask,
+            noise=state.noise,
+            persistence=params.persistence,
         )
         tiles, reward, lap_finished = self._paid(state, step, params)
         state = DreamState(
@@ -173,6 +177,7 @@ class DreamCarRacing(environment.Environment[DreamState, DreamParams]):
             tiles=tiles,
             off_field=step.off_field,
             mask=state.mask,
+            noise=step.noise,
         )
         observation = self.observe(key, state, action, params)
         observation, state = self._apply_transition_gradient_policy(observation, state)
@@ -198,14 +203,7 @@ class DreamCarRacing(environment.Environment[DreamState, DreamParams]):
 
         # Auto-reset draws a start for every lane at every step.
         z, carry = jax.lax.cond(params.start_middle > 0.0, drawn, lambda: first)
-        state = DreamState(
-            time=jnp.int32(0),
-            z=z,
-            carry=carry,
-            tiles=jnp.float32(0.0),
-            off_field=jnp.bool_(False),
-            mask=_dropout_mask(key, carry.h, params.dropout),
-        )
+        state = self.state_at(key, z, carry, params)
         return self.observe(key, state, None, params), state
 
     def state_at(
@@ -219,6 +217,7 @@ class DreamCarRacing(environment.Environment[DreamState, DreamParams]):
             tiles=jnp.float32(0.0),
             off_field=jnp.bool_(False),
             mask=_dropout_mask(key, carry.h, params.dropout),
+            noise=self._world(params).initial_noise() + _zero_of(key),
         )
 
     def observe(
@@ -274,6 +273,7 @@ class DreamCarRacing(environment.Environment[DreamState, DreamParams]):
                 "tiles": spaces.Box(0.0, np.inf, ()),
                 "off_field": spaces.Discrete(2),
                 "mask": spaces.Box(0.0, np.inf, (world.hidden_size,)),
+                "noise": spaces.Box(-np.inf, np.inf, (2 * world.latent_size,)),
             }
         )
 

@@ -32,6 +32,7 @@ ENVS = ("real", "dream")
 
 _DREAM = {
     "temperature": 1.0,
+    "persistence": 0.0,
     "dropout": 0.0,
     "track_tiles": 281.0,
     "lap_complete_percent": 1.0,
@@ -137,8 +138,8 @@ def evaluate(
         ray: address of a Ray cluster (HOST:PORT or "auto") to drive on instead, with Gymnasium.
         progress: whether to show a bar with the running mean on stderr.
         max_episode_steps: an episode's time limit.
-        dream: of env="dream": temperature, dropout, track_tiles, lap_complete_percent, start
-            and precision, as for DreamCarRacingEnv.
+        dream: of env="dream": temperature, persistence, dropout, track_tiles,
+            lap_complete_percent, start and precision, as for DreamCarRacingEnv.
 
     Raises:
         ValueError: an argument outside its range, no seeds, or a policy of other arguments.

@@ -31,6 +31,7 @@ def dream_params(
     *,
     world_model: WorldModel | str | os.PathLike | None,
     temperature: float,
+    persistence: float,
     dropout: float,
     track_tiles: float,
     lap_complete_percent: float,
@@ -52,6 +53,7 @@ def dream_params(
     share = STARTS[start] if isinstance(start, str) else float(start)
     for name, value, low, high in (
         ("temperature", temperature, 0.0, math.inf),
+        ("persistence", persistence, 0.0, 0.999),
         ("dropout", dropout, 0.0, 0.999),
         ("track_tiles", track_tiles, 1.0, math.inf),
         ("lap_complete_percent", lap_complete_percent, 1e-6, 1.0),  # a share, as in CarRacing
@@ -66,6 +68,7 @@ def dream_params(
         DreamParams(
             world_model=world_for(task, world_model).with_precision(precision),
             temperature=temperature,
+            persistence=persistence,
             dropout=dropout,
             track_tiles=track_tiles,
             lap_complete_percent=lap_complete_percent,

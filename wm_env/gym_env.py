@@ -38,6 +38,7 @@ class DreamCarRacingEnv(gymnasium.Env):
         world_model: a WorldModel, the path of one, or the name of a shipped one; None is the
             shipped one of the task.
         temperature: of the dream's randomness; 1 is as the data, more is wilder.
+        persistence: correlation of that randomness from frame to frame, in [0, 1).
         dropout: rate of M's recurrent state in [0, 1); one mask an episode, thus one world each.
         track_tiles: tiles of the track, N; a tile pays 1000/N and a lap has N.
         lap_complete_percent: share of the tiles that ends the lap.
@@ -66,6 +67,7 @@ class DreamCarRacingEnv(gymnasium.Env):
         continuous: bool = True,
         world_model: WorldModel | str | os.PathLike | None = None,
         temperature: float = 1.0,
+        persistence: float = 0.0,
         dropout: float = 0.0,
         track_tiles: float = TYPICAL_TRACK_TILES,
         lap_complete_percent: float = 1.0,
@@ -90,6 +92,7 @@ class DreamCarRacingEnv(gymnasium.Env):
             self.core.task,
             world_model=world_model,
             temperature=temperature,
+            persistence=persistence,
             dropout=dropout,
             track_tiles=track_tiles,
             lap_complete_percent=lap_complete_percent,

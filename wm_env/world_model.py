@@ -93,6 +93,7 @@ class Step(eqx.Module):
     off_field: Bool[Array, ""]  # whether the car left the playing field, or the episode ended
     carry: Carry
     prediction: Prediction
+    noise: Float[Array, "n"]  # what drew it, which may last
 
 
 class WorldModel(eqx.Module):
@@ -232,24 +233,38 @@ class WorldModel(eqx.Module):
         key: PRNGKeyArray,
         temperature: float | Float[Array, ""] = 1.0,
         mask: Float[Array, "h"] | None = None,
+        noise: Float[Array, "n"] | None = None,
+        persistence: float | Float[Array, ""] = 0.0,
     ) -> Step:
-        """Dream one step. `mask` is M's dropout mask, fixed for an episode."""
+        """Dream one step. `mask` is M's dropout mask, fixed for an episode.
+
+        `noise`, that of the step before (`initial_noise` at first), lasts with a correlation of
+        `persistence` in [0, 1); without it each step draws its own.
+        """
         prediction, carry = self.mdn_rnn.step(z, a, carry, mask=mask)
         # One block of random bits a step instead of a key and a call for each draw.
         size = self.latent_size
-        noise = jax.random.uniform(key, (2 * size + 1,), minval=_UNIFORM_LOW, maxval=1.0)
-        unit = 0.5 * (noise[size:] + 1.0)
-        normal = jnp.sqrt(2.0) * jax.lax.erf_inv(noise[:size])
-        next_z = mdn.sample_from_noise(
-            prediction.mixture, unit[:size], normal, temperature=temperature
+        draws = jax.random.uniform(key, (2 * size + 1,), minval=_UNIFORM_LOW, maxval=1.0)
+        before = self.initial_noise() if noise is None else noise
+        # A branch, unless lanes have a persistence of their own: most dreams forget their noise.
+        normal, unit, noise = jax.lax.cond(
+            jnp.asarray(persistence) > 0.0,
+            lambda: _lasting(draws[:-1], before, jnp.asarray(persistence, jnp.float32)),
+            lambda: (_normal(draws[:size]), _unit(draws[size:-1]), before),
         )
+        next_z = mdn.sample_from_noise(prediction.mixture, unit, normal, temperature=temperature)
         return Step(
             z=jnp.clip(next_z, -Z_LIMIT, Z_LIMIT),
             tiles=self.mdn_rnn.expected_tiles(prediction),
-            off_field=unit[size] < jax.nn.sigmoid(prediction.off_field),
+            off_field=_unit(draws[-1]) < jax.nn.sigmoid(prediction.off_field),
             carry=carry,
             prediction=prediction,
+            noise=noise,
         )
+
+    def initial_noise(self) -> Float[Array, "n"]:
+        """The noise before the first step: none."""
+        return jnp.zeros(2 * self.latent_size)
 
     def burn_in(self, z: Float[Array, "t z"], actions: Float[Array, "t1 a"]) -> Carry:
         """The carry on arriving at z[-1] after a real beginning.
@@ -262,3 +277,22 @@ class WorldModel(eqx.Module):
 
         carry, _ = jax.lax.scan(body, self.mdn_rnn.initial_carry(), (z[:-1], actions))
         return carry
+
+
+def _normal(draws: Float[Array, "n"]) -> Float[Array, "n"]:
+    """Standard normal numbers, of such that are uniform in (-1, 1)."""
+    return jnp.sqrt(2.0) * jax.lax.erf_inv(draws)
+
+
+def _unit(draws: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """The same in [0, 1)."""
+    return 0.5 * (draws + 1.0)
+
+
+def _lasting(
+    draws: Float[Array, "n"], before: Float[Array, "n"], persistence: Float[Array, ""]
+) -> tuple[Float[Array, "z"], Float[Array, "z"], Float[Array, "n"]]:
+    """Normal and uniform numbers whose noise is a first-order autoregression; and that noise."""
+    noise = persistence * before + jnp.sqrt(1.0 - persistence**2) * _normal(draws)
+    normal, choice = jnp.split(noise, 2)
+    return normal, jax.scipy.special.ndtr(choice), noise

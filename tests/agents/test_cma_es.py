@@ -12,9 +12,17 @@ import numpy as np
 import pytest
 
 import wm_env
-from agents.cma_es import CMAESConfig, Evolution, fitness, lap_return, restlessness
+from agents.cma_es import (
+    CMAESConfig,
+    Evolution,
+    fitness,
+    lap_return,
+    restlessness,
+    straying,
+)
 from agents.dream_mix import DreamMix
 from agents.linear import LinearController, linear_policy
+from agents.principal_axes import PrincipalAxes
 from tests.contracts.test_compilation import compilations
 from wm_env.dream import DreamCarRacing, DreamParams
 from wm_env.rollouts import Rollout, Trajectory, rollout
@@ -155,8 +163,8 @@ def test_fitness_is_the_return_or_the_tiles_less_what_restlessness_costs(world):
     assert float(fitness(recorded, params, costly)) == pytest.approx(80.0 - 30.0 * 2 / 3)
 
 
-def lap(tiles, *, track=100.0, fall=None):
-    """What `lap_return` pays for so many tiles in each frame, until the lap or a fall."""
+def paid(tiles, *, track=100.0, fall=None):
+    """A trajectory with so many tiles in each frame, until the lap or a fall."""
     tiles = np.asarray(tiles, np.float64)
     alive = np.cumsum(tiles) - tiles < track - 1e-6
     reward = np.where(alive, 1000.0 / track * tiles - 0.1, 0.0)
@@ -164,8 +172,12 @@ def lap(tiles, *, track=100.0, fall=None):
         alive &= np.arange(len(tiles)) <= fall
         reward[fall] = -100.0
     _, trajectory = driven(np.zeros((len(tiles), 3)), alive)
-    trajectory = dataclasses.replace(trajectory, reward=jnp.asarray(reward * alive, jnp.float32))
-    return float(lap_return(trajectory, track))
+    return dataclasses.replace(trajectory, reward=jnp.asarray(reward * alive, jnp.float32))
+
+
+def lap(tiles, *, track=100.0, fall=None):
+    """What `lap_return` pays for that."""
+    return float(lap_return(paid(tiles, track=track, fall=fall), track))
 
 
 def test_a_lap_without_a_gap_pays_its_return():
@@ -187,6 +199,42 @@ def test_a_car_that_gathers_way_is_not_lost():
 
 def test_a_fall_costs_a_hundred():
     assert lap([0.2] * 300, fall=100) == pytest.approx(10.0 * 20.0 - 10.1 - 100.0, abs=0.5)
+
+
+def test_straying_is_the_share_of_frames_lost_to_the_horizon_after_a_fall(world):
+    def share(tiles, **options):
+        return float(straying(paid(tiles, **options), 100.0))
+
+    assert share([0.2] * 300) == 0.0
+    assert share([0.5] * 300) == 0.0  # the lap is finished after 200
+    lost = 45 - 24  # half a second goes by before he counts as lost
+    assert share([0.2] * 100 + [0.0] * 45 + [0.2] * 155) == pytest.approx(
+        (lost + 2) / 300, abs=0.01
+    )
+    assert share([0.2] * 300, fall=99) == pytest.approx(200 / 300)
+    # It costs its share of the price.
+    trajectory = paid([0.2] * 300, fall=99)
+    episode, _ = driven(np.zeros((300, 3)), np.ones(300, bool))
+    recorded = Rollout(**{**vars(episode), "trajectory": trajectory})
+    params = DreamParams(world_model=world, track_tiles=100.0)
+    costly = CMAESConfig(straying=300.0)
+    assert float(fitness(recorded, params, costly)) == pytest.approx(50.0 - 200.0)
+
+
+def test_along_principal_axes_a_search_stays_in_their_span_and_keeps_its_programs(small):
+    origin = jax.tree.map(lambda leaf: leaf + 0.1, LinearController.zeros(FEATURES))
+    axes = PrincipalAxes.of(origin, small, 4)
+    evolution = Evolution(
+        origin, linear_policy, CMAESConfig(population=8, dreams=2, steps=20, axes=4), axes
+    )
+    state, after, outcome = generation(evolution, mixed(small))
+    assert jnp.isfinite(outcome.fixed_return)
+    first = evolution.controller(state)
+    np.testing.assert_allclose(first.weight, origin.weight, atol=1e-6)
+    moved = evolution.controller(after).weight - first.weight
+    assert float(jnp.abs(moved).max()) > 1e-3
+    along = moved @ jnp.linalg.pinv(axes.axes.T)
+    np.testing.assert_allclose(along @ axes.axes.T, moved, atol=1e-4)
 
 
 def test_a_price_on_restlessness_calms_the_driver(small):

@@ -28,8 +28,8 @@ class State(NamedTuple):
 class CountingSearch:
     """In place of CMA-ES: the controller of generation n has the bias n."""
 
-    def __init__(self, controller, policy, config):
-        self.config = config
+    def __init__(self, controller, policy, config, axes):
+        self.config, Asked.axes = config, axes
 
     def init(self, key):
         return State(jnp.float32(0.0), jnp.float32(0.1))
@@ -52,6 +52,7 @@ class Asked:
     generations: list[int]
     seeds: list[range]
     mix: Any
+    axes: Any
     real: dict[int, float]  # what reality says of a generation; else 0
     stop_in_generation: int | None
     stop_in_validation: int | None
@@ -187,15 +188,18 @@ def test_the_dreams_are_those_of_the_configuration(asked, config, world, random_
             temperature_range=(0.5, 1.5),
             dropout=0.05,
             start_middle=0.4,
-            search=CMAESConfig(steps=70),
+            persistence=0.5,
+            search=CMAESConfig(steps=70, axes=3),
         )
     )
     mix = asked.mix
+    assert asked.axes.axes.shape == (288, 3)
     assert mix.worlds == 2
     np.testing.assert_allclose(mix.temperature, [0.5, 1.5])
     np.testing.assert_allclose(mix.dropout, [0.05, 0.05])
     plain = mix.plain
     assert float(plain.temperature) == pytest.approx(0.9)
+    assert float(plain.persistence) == pytest.approx(0.5)
     assert float(plain.start_middle) == pytest.approx(0.4)
     assert int(plain.max_steps_in_episode) == 70
 

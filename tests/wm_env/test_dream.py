@@ -80,7 +80,8 @@ def test_dreams_carry_the_motion_on(env, random_world):
     motion = np.asarray(state.carry.motion)
     assert (np.asarray(world.starts.motion) == motion).all(axis=1).any()
     _, after, *_ = env.step_env(key, state, jnp.zeros(3), params)
-    np.testing.assert_allclose(after.carry.motion[:-1], motion[:-1], atol=1e-5)  # none learned
+    driven = world.mdn_rnn.motion.drive(motion, jnp.zeros(3))
+    np.testing.assert_allclose(after.carry.motion[:-1], driven, atol=1e-5)
     assert -1.0 < after.carry.motion[-1] < 0.0
     _, first = env.reset(key, params.replace(start_middle=0.0))
     np.testing.assert_array_equal(first.carry.motion, 0.0)
@@ -100,6 +101,35 @@ def test_mask_is_all_ones_without_dropout_and_holds_its_share_with(env, params):
     _, state = jax.vmap(env.reset, in_axes=(0, None))(keys, params.replace(dropout=0.1))
     assert set(np.unique(state.mask)) == {0.0, np.float32(1 / 0.9)}
     assert abs(np.mean(state.mask == 0) - 0.1) < 0.01
+
+
+def test_persistent_noise_is_that_of_the_frame_before_and_alike_in_size(env, params):
+    """What drew z, over dreams: standard normal, and correlated from frame to frame as asked."""
+    keys = jax.random.split(jax.random.key(0), 200)
+    _, state = jax.vmap(env.reset, in_axes=(0, None))(keys, params)
+    step = jax.vmap(env.step_env, in_axes=(0, 0, None, None))
+    noise = []
+    for number in range(12):
+        keys = jax.random.split(jax.random.key(1 + number), 200)
+        _, state, *_ = step(keys, state, jnp.zeros(3), params.replace(persistence=0.6))
+        noise.append(np.asarray(state.noise))
+    before, after = np.stack(noise[6:-1]), np.stack(noise[7:])
+    assert noise[0].shape == (200, 2 * 32)
+    assert abs(np.std(after) - 1.0) < 0.02 and abs(np.mean(after)) < 0.02
+    assert abs(np.corrcoef(before.ravel(), after.ravel())[0, 1] - 0.6) < 0.02
+    assert abs(np.corrcoef(before[:, :, 0].ravel(), after[:, :, 1].ravel())[0, 1]) < 0.1
+
+
+def test_the_first_frame_of_persistent_noise_has_the_same_direction_as_fresh(env, params):
+    """Noise begins at 0, so that the first frame's is the fresh one, less wild."""
+    _, state = env.reset(jax.random.key(0), params)
+    step = lambda **changes: env.step_env(  # noqa: E731
+        jax.random.key(1), state, jnp.zeros(3), params.replace(temperature=1e-3, **changes)
+    )[1]
+    np.testing.assert_array_equal(step().noise, 0.0)
+    lasting = step(persistence=0.6).noise
+    np.testing.assert_allclose(lasting, 0.8 * step(persistence=1e-7).noise, rtol=1e-4)
+    assert np.std(lasting) > 0.5
 
 
 def test_actions_outside_the_box_act_as_its_edge(env, params):

@@ -76,6 +76,7 @@ def driven_by(
     *,
     steps: int = 1000,
     temperature: float = 1.0,
+    persistence: float = 0.0,
     dropout: float = 0.0,
 ) -> list[DrivenParams]:
     """Parameters of each world's dream of at most `steps` frames, for who drives with `driver`'s M.
@@ -90,6 +91,7 @@ def driven_by(
             world_model=world,
             driver=driver.mdn_rnn,
             temperature=jnp.float32(temperature),
+            persistence=jnp.float32(persistence),
             dropout=jnp.float32(dropout),
             max_steps_in_episode=jnp.int32(steps),
         )

@@ -58,7 +58,8 @@ class FidelityConfig:
     first_seed: int = 0  # of real tracks
     dreams: int = 32  # of each policy, with the same seeds for all
     steps: int = 1000  # frames of an episode at most
-    temperature: float = 1.0  # of dreams with a policy in them, as the next
+    temperature: float = 1.0  # of dreams with a policy in them, as the next two
+    persistence: float = 0.0
     dropout: float = 0.0
     seed: int = 0  # of open-loop dreams and replays
     backend: Literal["gymnasium", "envpool"] = field(default_factory=default_backend)
@@ -111,7 +112,7 @@ def measure(
         StoreError: a file of kept drives cannot be used.
     """
     driver = worlds[0] if driver is None else driver
-    options = {"temperature": config.temperature, "dropout": config.dropout}
+    options = {name: getattr(config, name) for name in ("temperature", "persistence", "dropout")}
     members = driven_by(driver, worlds, steps=config.steps, **options)
     windows, steps = OpenLoopConfig(), config.steps
     drives = _real(driver, suite, config, windows.moments(steps))
