@@ -4,6 +4,7 @@ Source: Hansen (2016), "The CMA Evolution Strategy: A Tutorial", as evosax imple
 Schmidhuber (2018), A.4.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -39,8 +40,10 @@ class CMAESConfig:
 
     Candidates are ranked by their return, by `tiles` alone, 1000/N for each, whatever the time and
     the falls, or by what a `lap` of the real track would have paid them: see `lap_return`.
-    `restlessness` is subtracted for a driver whose inputs change by 1 a frame, `straying` for one
-    who is lost throughout, and in proportion for less: dreams lose fast cars too rarely.
+    `restlessness` is subtracted for a driver whose inputs change by 1 a frame, and in proportion
+    for less; `straying` for each thousand frames in which he is lost, as dreams lose fast cars too
+    rarely. Beside episodes each candidate dreams `moments` of `moment_steps` frames from middles of
+    real drives, whose mean worth counts `moment_weight` times: trouble is rare in an episode.
 
     With `axes` the search of a linear controller moves along so many principal axes of what drivers
     see, in units of `sigma`, instead of in all its numbers: see `agents.principal_axes`.
@@ -55,6 +58,9 @@ class CMAESConfig:
     fitness: Literal["return", "tiles", "lap"] = "return"
     restlessness: float = 0.0
     straying: float = 0.0
+    moments: int = 0
+    moment_steps: int = 130
+    moment_weight: float = 2.0
     axes: int | None = None
 
     def horizon(self, generation: int) -> int:
@@ -71,6 +77,7 @@ class CMAESConfig:
             ValueError: a number is out of its range.
         """
         least = {"population": 4, "dreams": 1, "steps": 1, "steps_generations": 1}
+        least |= {"moments": 0, "moment_steps": 1}
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
                 raise ValueError(
@@ -82,11 +89,13 @@ class CMAESConfig:
                 f"sigma is {self.sigma}; expected a number above 0: how far from the controller "
                 "the first candidates are, 0.1 unless told."
             )
-        for name in ("restlessness", "straying"):
+        for name, meaning in (
+            ("restlessness", "the return that restless driving costs"),
+            ("straying", "the return that a thousand frames off the road cost"),
+            ("moment_weight", "how much a moment counts beside an episode"),
+        ):
             if not 0.0 <= getattr(self, name) < math.inf:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)}; expected 0 or more: the return it costs."
-                )
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more, {meaning}.")
         if self.steps_from is not None and not 1 <= self.steps_from <= self.steps:
             raise ValueError(
                 f"steps_from is {self.steps_from}; expected 1 to steps, {self.steps}, to which the "
@@ -179,11 +188,13 @@ class Evolution:
         Raises:
             ValueError: the dreams cannot be spread evenly over the worlds of the mix.
         """
-        if self.config.dreams % mix.worlds:
-            raise ValueError(
-                f"dreams is {self.config.dreams}; expected a multiple of the {mix.worlds} worlds, "
-                f"over which they are spread evenly. Take {mix.worlds} or {2 * mix.worlds}, say."
-            )
+        for name in ("dreams", "moments"):
+            if getattr(self.config, name) % mix.worlds:
+                raise ValueError(
+                    f"{name} is {getattr(self.config, name)}; expected a multiple of the "
+                    f"{mix.worlds} worlds, over which they are spread evenly. Take {mix.worlds} or "
+                    f"{2 * mix.worlds}, say."
+                )
         steps = self.config.steps if number is None else self.config.horizon(number)
         state, mix, key, axes = jax.device_put((state, mix, key, self._axes), self._whole)
         return self._advance(state, mix, key, axes, steps)
@@ -193,14 +204,22 @@ class Evolution:
         self, state: Any, mix: DreamMix, key: Array, axes: PrincipalAxes | None, steps: int
     ) -> tuple[Any, Generation]:
         key_ask, key_dreams, key_tell = jax.random.split(key, 3)
-        defaults = self._strategy.default_params
+        key_moments = jax.random.fold_in(key, 3)
+        config, defaults = self.config, self._strategy.default_params
+        middles = eqx.tree_at(lambda mix: mix.params.start_middle, mix, jnp.float32(1.0))
         population, state = self._strategy.ask(key_ask, state, defaults)
 
         def drive(candidate: Any) -> tuple[Array, Array]:
-            controller = _at(candidate, axes)
-            dream = lambda params, key: self._dream(controller, params, key, steps)  # noqa: E731
-            returns, worth = mix.each(dream, key_dreams, self.config.dreams)
-            return returns.mean(), worth.mean()
+            dream = functools.partial(self._dream, _at(candidate, axes))
+            returns, worth = mix.each(
+                functools.partial(dream, steps=steps), key_dreams, config.dreams
+            )
+            if not config.moments:
+                return returns.mean(), worth.mean()
+            _, more = middles.each(
+                functools.partial(dream, steps=config.moment_steps), key_moments, config.moments
+            )
+            return returns.mean(), worth.mean() + config.moment_weight * more.mean()
 
         population = jax.lax.with_sharding_constraint(population, self._split)
         returns, worth = jax.vmap(drive)(population)
@@ -271,13 +290,13 @@ def lap_return(trajectory: Trajectory, track_tiles: float | Array) -> Float[Arra
 
 
 def straying(trajectory: Trajectory, track_tiles: float | Array) -> Float[Array, ""]:
-    """Share of an episode's frames in which the driver is lost, as `lap_return` counts that.
+    """In how many thousands of frames the driver is lost, as `lap_return` counts that.
 
     After a fall he is lost to the horizon, after a finished lap he is not.
     """
     fell, _, lost = _progress(trajectory, track_tiles)
     gone = jnp.any(fell) & ~trajectory.alive
-    return jnp.mean(lost | gone)
+    return jnp.sum(lost | gone) / 1000.0
 
 
 def _progress(

@@ -1,4 +1,4 @@
-"""How the car of an episode moved: seven numbers a frame, from its images and what was done.
+"""How the car of an episode moved: ten numbers a frame, from its images and what was done.
 
 Nothing in a store says them. The ground under each wheel is seen in the images; Gymnasium's own car
 is then driven again, with the same actions on the same ground, on an endless plane. EnvPool's car
@@ -34,7 +34,7 @@ def motion_of(images: np.ndarray, actions: np.ndarray) -> np.ndarray:
         actions: float32 [T, 3].
 
     Returns:
-        float32 [T + 1, 7].
+        float32 [T + 1, 10].
     """
     units = np.array([*MOTION_UNITS.values()], np.float32)
     return drive_again(actions, ground_under(images)) / units
@@ -49,7 +49,7 @@ def ground_under(images: np.ndarray) -> np.ndarray:
 
 
 def drive_again(actions: np.ndarray, on_road: np.ndarray) -> np.ndarray:
-    """The numbers of MOTION_UNITS in units/s, rad/s and rad: float32 [T + 1, 7]."""
+    """The numbers of MOTION_UNITS in units/s, rad/s and rad: float32 [T + 1, 10]."""
     world = Box2D.b2World(gravity=(0.0, 0.0))
     car = Car(world, 0.0, 0.0, 0.0)
     told = np.zeros((len(actions) + 1, len(MOTION_UNITS)), np.float32)
@@ -68,12 +68,18 @@ def drive_again(actions: np.ndarray, on_road: np.ndarray) -> np.ndarray:
 
 
 def _motion(car: Car) -> tuple[float, ...]:
-    velocity, hull, rear = car.hull.linearVelocity, car.hull, car.wheels[2:]
+    velocity, hull = car.hull.linearVelocity, car.hull
+    front, rear = (
+        [wheel.omega * wheel.wheel_rad for wheel in car.wheels[at : at + 2]] for at in (0, 2)
+    )
     return (
         velocity.dot(hull.GetWorldVector((0, 1))),
         velocity.dot(hull.GetWorldVector((1, 0))),
         hull.angularVelocity,
         car.wheels[0].joint.angle,
-        sum(wheel.omega * wheel.wheel_rad for wheel in rear) / len(rear),
-        rear[0].gas,
+        car.wheels[2].gas,
+        sum(front) / 2,
+        sum(rear) / 2,
+        front[1] - front[0],
+        rear[1] - rear[0],
     )

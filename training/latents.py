@@ -39,7 +39,7 @@ class EpisodeLatents:
     """One episode for M, as V shows it to its drivers (`VAE.latent`).
 
     mu and log_sigma float16 [T + 1, z], actions [T, a], tiles and off_field [T]. Of a task without
-    tiles these are rewards, in its unit, and whether it is terminated. motion float16 [T + 1, 7],
+    tiles these are rewards, in its unit, and whether it is terminated. motion float16 [T + 1, 10],
     see `wm_env.motion`, is None where there is no car.
     """
 

@@ -95,8 +95,7 @@ class MDNRNN(eqx.Module):
         self.head_bias = jnp.zeros(couplings + heads)
         self.motion = None
         if config.motion:
-            seen = config.latent_size + hidden
-            self.motion = Motion(config.action_size, seen, key=jax.random.fold_in(key, 1))
+            self.motion = Motion(config.latent_size + hidden)
 
     def initial_carry(self) -> Carry:
         """The carry before anything was seen: zeros."""

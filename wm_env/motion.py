@@ -5,62 +5,71 @@ for speed that the real track punishes. These numbers follow from what was done 
 under the wheels, so M is told them where it is fitted, and carries them on by itself where it
 dreams and where it drives. What is done reaches M through them alone: who sees the driver's hands
 knows the road that the driver sees.
+
+They are carried on as a rigid car on four tyres moves. Its form is Gymnasium's Car
+(gymnasium.envs.box2d.car_dynamics), and so are the constants that a fit begins with.
 """
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
-# Each is 0 in a car at rest on the road, and told in this unit, about the spread of its kind.
+# Each is 0 in a car at rest on the road, and told in this unit, about the spread of its kind. A
+# wheel's speed is that of its rim; differences are right less left.
 MOTION_UNITS = {
     "forward": 20.0,  # speed along the car's axis, in units of length a second
     "sideways": 4.0,  # speed across it, to the right
     "turning": 0.6,  # rad/s, to the left
     "steering": 0.3,  # rad, of the front wheels to the left
-    "wheels": 20.0,  # speed of the rear wheels' rims
     "throttle": 1.0,  # the engine's, which follows the gas
+    "front_wheels": 20.0,
+    "rear_wheels": 20.0,
+    "front_difference": 4.0,
+    "rear_difference": 4.0,
     "on_road": 1.0,  # share of the wheels that are, less 1
 }
 MOTION_SIZE = len(MOTION_UNITS)
-MOTION_MIRRORED = (1.0, -1.0, -1.0, -1.0, 1.0, 1.0, 1.0)  # the same car in a mirror
+MOTION_MIRRORED = (1.0, -1.0, -1.0, -1.0, 1.0, 1.0, 1.0, -1.0, -1.0, 1.0)  # in a mirror
 
 SEEN_MOTION = 3  # the first of them, which are what moves the picture, are what M sees
 
-_INNER = 64
+# Of Gymnasium's Car; with lengths in its units, of which a tile of the road is 3.5 long.
+CAR = {
+    "mass": 7.3,
+    "inertia": 19.1,
+    "stiffness": 82.0,  # a tyre's force, for each unit/s by which it slips
+    "grip": 400.0,  # the most it can be, on the road
+    "grass": 0.6,  # the share of that elsewhere
+    "power": 7290.0,  # of the engine: its gain of the rear rims' speed, times that speed
+    "spin": 0.182,  # a rim's gain of speed by a force for a second
+    "brake": 405.0,  # a rim's loss of speed a second, at full brake
+}
+_LEFT_RIGHT = (-1.1, 1.1, -1.1, 1.1)  # where the wheels are, from the hull's middle: front pair,
+_AHEAD = (1.68, 1.68, -1.56, -1.56)  # rear pair
+_FRAME = 1.0 / 50.0  # seconds
+_THROTTLE_RISE = 0.1  # a frame; it falls at once
+_STEERING_RATE, _STEERING_LIMIT = 3.0 * _FRAME, 0.42  # rad a frame, rad
+_IDLE = 2.7  # units/s of the rims, below which the engine's torque grows no more
+_LOCKED = 0.9  # of the brake: wheels stand still
+
 _LIMIT = 8.0  # of each number; the fastest car goes at 5
-_FRONT, _REAR = 1.6, 1.64  # units of length from the hull's middle to the axles (Gymnasium's Car)
+_PACE = 10.0  # an optimiser's step of 0.001 is one of a per cent of a constant
 
 
 class Motion(eqx.Module):
-    """The car's motion a frame later: how it drives on, and whether M sees it on the road.
+    """The car's motion a frame later: how it drives on, and whether M sees it on the road."""
 
-    A net with two hidden layers that is told, beside the numbers, how the tyres slip: their grip
-    ends at a limit, which the numbers themselves say only by their differences.
-    """
-
-    in_weight: Float[Array, "i k"]
-    in_bias: Float[Array, "k"]
-    inner_weight: Float[Array, "k k"]
-    inner_bias: Float[Array, "k"]
-    out_weight: Float[Array, "k m"]
-    out_bias: Float[Array, "m"]
+    constants: Float[Array, "c"]  # 0 where they are those of CAR
     road_weight: Float[Array, "s"]
     road_bias: Float[Array, ""]
 
-    def __init__(self, action_size: int, seen_size: int, *, key: PRNGKeyArray):
-        """A car that keeps on as it is, on the road: the change is 0 until something is learned.
+    def __init__(self, seen_size: int):
+        """Gymnasium's car, on the road until something is learned.
 
         `seen_size` is that of what M sees and remembers, [z, h].
         """
-        key_in, key_inner = jax.random.split(key)
-        told = MOTION_SIZE + action_size + len(_slips(jnp.zeros(MOTION_SIZE)))
-        self.in_weight = jax.random.normal(key_in, (told, _INNER)) * told**-0.5
-        self.in_bias = jnp.zeros(_INNER)
-        self.inner_weight = jax.random.normal(key_inner, (_INNER, _INNER)) * _INNER**-0.5
-        self.inner_bias = jnp.zeros(_INNER)
-        self.out_weight = jnp.zeros((_INNER, MOTION_SIZE - 1))
-        self.out_bias = jnp.zeros(MOTION_SIZE - 1)
+        self.constants = jnp.zeros(len(CAR))
         self.road_weight = jnp.zeros(seen_size)
         self.road_bias = jnp.float32(-2.0)
 
@@ -76,11 +85,41 @@ class Motion(eqx.Module):
 
     def drive(self, motion: Float[Array, "m"], a: Float[Array, "a"]) -> Float[Array, "d"]:
         """All numbers but the last after `a`, on the ground that the last one says."""
-        inner = jnp.concatenate([motion, a, _slips(motion)])
-        inner = jnp.tanh(inner @ self.in_weight + self.in_bias)
-        inner = jnp.tanh(inner @ self.inner_weight + self.inner_bias)
-        change = inner @ self.out_weight + self.out_bias
-        return jnp.clip(motion[:-1] + change, -_LIMIT, _LIMIT)
+        units = jnp.array([*MOTION_UNITS.values()])
+        forward, sideways, turning, steering, throttle, *wheels, on_road = motion * units
+        steer, gas, brake = a
+        constants = jnp.array([*CAR.values()]) * jnp.exp(_PACE * self.constants)
+        car = dict(zip(CAR, constants, strict=True))
+        grip = car["grip"] * (1.0 + on_road * (1.0 - car["grass"]))
+        right, ahead = jnp.array(_LEFT_RIGHT), jnp.array(_AHEAD)
+
+        throttle = jnp.minimum(gas, throttle + _THROTTLE_RISE)
+        rims = _rims(*wheels)
+        driven = throttle * jnp.array([0.0, 0.0, 1.0, 1.0])
+        rims += _FRAME * car["power"] * driven / (jnp.abs(rims) + _IDLE)
+        slowed = jnp.maximum(jnp.abs(rims) - _FRAME * car["brake"] * brake, 0.0)
+        rims = jnp.where(brake < _LOCKED, jnp.sign(rims) * slowed, 0.0)
+
+        # What each tyre does against its slip, along itself and across, up to its grip.
+        across, along = sideways - turning * ahead, forward + turning * right
+        cos, sin = jnp.cos(steering), jnp.sin(steering)
+        cos, sin = jnp.stack([cos, cos, 1.0, 1.0]), jnp.stack([sin, sin, 0.0, 0.0])
+        push = car["stiffness"] * (rims - (cos * along - sin * across))
+        hold = -car["stiffness"] * (cos * across + sin * along)
+        gripped = jnp.minimum(1.0, grip / jnp.sqrt(push**2 + hold**2 + 1e-6))
+        push, hold = gripped * push, gripped * hold
+        rims -= _FRAME * car["spin"] * push
+
+        to_right, to_front = cos * hold - sin * push, sin * hold + cos * push
+        turning += _FRAME / car["inertia"] * jnp.sum(right * to_front - ahead * to_right)
+        sideways += _FRAME / car["mass"] * jnp.sum(to_right)
+        forward += _FRAME / car["mass"] * jnp.sum(to_front)
+        cos, sin = jnp.cos(_FRAME * turning), jnp.sin(_FRAME * turning)
+        forward, sideways = cos * forward - sin * sideways, cos * sideways + sin * forward
+        steering += jnp.clip(-steer - steering, -_STEERING_RATE, _STEERING_RATE)
+        steering = jnp.clip(steering, -_STEERING_LIMIT, _STEERING_LIMIT)
+        after = jnp.stack([forward, sideways, turning, steering, throttle, *_wheels(rims)])
+        return jnp.clip(after / units[:-1], -_LIMIT, _LIMIT)
 
     def follow(self, motion: Float[Array, "t1 m"], actions: Float[Array, "t a"]) -> Array:
         """What `drive` makes of actions and ground [t, d], from the first moment of `motion`."""
@@ -93,13 +132,14 @@ class Motion(eqx.Module):
         return jax.lax.scan(advance, motion[0, :-1], (motion[:-1, -1], actions))[1]
 
 
-def _slips(motion: Float[Array, "m"]) -> Float[Array, "f"]:
-    """How the rear tyres spin, and the rear and front ones slide across; and the car's turning
-    times its speed across and ahead, as which these turn into each other. All about 1 at most."""
-    forward, sideways, turning, steering, wheels = (
-        motion[place] * unit for place, unit in enumerate([*MOTION_UNITS.values()][:5])
-    )
-    front = (sideways - _FRONT * turning) * jnp.cos(steering) + forward * jnp.sin(steering)
-    rear = sideways + _REAR * turning
-    slips = jnp.stack([wheels - forward, rear, front]) / 3.0
-    return jnp.append(slips, turning * jnp.stack([sideways / 20.0, forward / 100.0]))
+def _rims(front: Array, rear: Array, front_difference: Array, rear_difference: Array) -> Array:
+    """The speeds of the four rims, in the order of _LEFT_RIGHT and _AHEAD."""
+    front_difference, rear_difference = 0.5 * front_difference, 0.5 * rear_difference
+    pairs = front - front_difference, front + front_difference
+    return jnp.stack([*pairs, rear - rear_difference, rear + rear_difference])
+
+
+def _wheels(rims: Float[Array, "4"]) -> Float[Array, "4"]:
+    """What `_rims` undoes: means of both pairs, then their differences."""
+    left, right = rims[::2], rims[1::2]
+    return jnp.concatenate([0.5 * (left + right), right - left])

@@ -68,11 +68,7 @@ def matmul_rate(
 
 def dream_step_flops(mdn_rnn: MDNRNN) -> float:
     """Floating-point operations of M's matmuls in one dreamt step; the rest is small beside."""
-    weights = [mdn_rnn.gate_weight, mdn_rnn.head_weight]
-    if mdn_rnn.motion is not None:
-        motion = mdn_rnn.motion
-        weights += [motion.in_weight, motion.inner_weight, motion.out_weight]
-    return 2.0 * sum(weight.size for weight in weights)
+    return 2.0 * (mdn_rnn.gate_weight.size + mdn_rnn.head_weight.size)
 
 
 def encoder_flops(vae: VAE) -> float:

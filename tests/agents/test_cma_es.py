@@ -201,23 +201,21 @@ def test_a_fall_costs_a_hundred():
     assert lap([0.2] * 300, fall=100) == pytest.approx(10.0 * 20.0 - 10.1 - 100.0, abs=0.5)
 
 
-def test_straying_is_the_share_of_frames_lost_to_the_horizon_after_a_fall(world):
-    def share(tiles, **options):
+def test_straying_counts_the_frames_lost_and_after_a_fall_all_to_the_horizon(world):
+    def thousands(tiles, **options):
         return float(straying(paid(tiles, **options), 100.0))
 
-    assert share([0.2] * 300) == 0.0
-    assert share([0.5] * 300) == 0.0  # the lap is finished after 200
+    assert thousands([0.2] * 300) == 0.0
+    assert thousands([0.5] * 300) == 0.0  # the lap is finished after 200
     lost = 45 - 24  # half a second goes by before he counts as lost
-    assert share([0.2] * 100 + [0.0] * 45 + [0.2] * 155) == pytest.approx(
-        (lost + 2) / 300, abs=0.01
-    )
-    assert share([0.2] * 300, fall=99) == pytest.approx(200 / 300)
-    # It costs its share of the price.
+    gap = [0.2] * 100 + [0.0] * 45 + [0.2] * 155
+    assert thousands(gap) == pytest.approx((lost + 2) / 1000, abs=0.003)
+    assert thousands([0.2] * 300, fall=99) == pytest.approx(0.2)
     trajectory = paid([0.2] * 300, fall=99)
     episode, _ = driven(np.zeros((300, 3)), np.ones(300, bool))
     recorded = Rollout(**{**vars(episode), "trajectory": trajectory})
     params = DreamParams(world_model=world, track_tiles=100.0)
-    costly = CMAESConfig(straying=300.0)
+    costly = CMAESConfig(straying=1000.0)
     assert float(fitness(recorded, params, costly)) == pytest.approx(50.0 - 200.0)
 
 
@@ -235,6 +233,26 @@ def test_along_principal_axes_a_search_stays_in_their_span_and_keeps_its_program
     assert float(jnp.abs(moved).max()) > 1e-3
     along = moved @ jnp.linalg.pinv(axes.axes.T)
     np.testing.assert_allclose(along @ axes.axes.T, moved, atol=1e-4)
+
+
+def test_moments_count_beside_episodes_by_their_weight(small, with_outcomes):
+    """Tiles at one rate: 20 frames of an episode, and 10 of a moment at twice their worth."""
+    mix = mixed(with_outcomes(small, log_tiles=-3.0))
+    sizes = {"population": 8, "dreams": 2, "steps": 20}
+
+    def worth(**changes):
+        seen = []
+        evolution = search(**changes)
+        evolution._strategy.tell = lambda key, population, costs, state, params: (
+            seen.append(-costs) or (state, None)
+        )
+        with jax.disable_jit():
+            evolution.advance(evolution.init(jax.random.key(0)), mix, jax.random.key(1))
+        return np.asarray(seen[0])
+
+    alone = worth(**sizes)
+    beside = worth(**sizes, moments=4, moment_steps=10, moment_weight=2.0)
+    np.testing.assert_allclose(beside, 2.0 * alone, rtol=1e-4)
 
 
 def test_a_price_on_restlessness_calms_the_driver(small):

@@ -16,7 +16,7 @@ from training import latents as latents_module
 from training.dataset import ImageStream, WindowStream, held_out_images
 from training.latents import LatentShard, encode_store, open_latents
 from training.store import open_store, shard_path
-from wm_env.motion import MOTION_MIRRORED
+from wm_env.motion import MOTION_MIRRORED, MOTION_SIZE
 from wm_env.preprocess import mirror
 from wm_env.shard import CHUNK_FRAMES, EpisodeRow, Shard, read_shard, write_shard
 from wm_env.storage import StoreError
@@ -250,7 +250,7 @@ def test_the_window_streams_memory_is_two_groups_however_large_the_set(tmp_path)
     }
     arrays |= {"actions": np.zeros((8000, 3), np.float32), "tiles": np.zeros(8000, np.uint8)}
     arrays["off_field"] = np.zeros(8000, bool)
-    arrays["motion"] = np.zeros((8002, 7), np.float16)
+    arrays["motion"] = np.zeros((8002, MOTION_SIZE), np.float16)
     save_file(arrays, tmp_path / "latents.safetensors")
     shard = LatentShard(tmp_path / "latents.safetensors", (row, row))
     peaks = {}
