@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": ("agents.evaluate", "EvaluateConfig", "mean return on real tracks, or in dreams"),
     "evolve": ("agents.evolve", "EvolveConfig", "learn to drive in the dream, with CMA-ES"),
     "analytic": ("agents.analytic", "AnalyticConfig", "the same, by the gradient of the dream"),
+    "caution": ("agents.caution", "CautionConfig", "learn in dreams where to brake"),
     "record": (
         "agents.record",
         "RecordConfig",

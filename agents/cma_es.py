@@ -15,19 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 from evosax.algorithms import CMA_ES
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from agents.dream_mix import DreamMix
+from agents.laps import lap_return, straying
 from agents.principal_axes import PrincipalAxes
 from wm_env.dream import DreamCarRacing, DreamParams
-from wm_env.reward import FRAME_REWARD, OFF_FIELD_REWARD, TRACK_REWARD
+from wm_env.reward import TRACK_REWARD
 from wm_env.rollouts import Policy, Rollout, Trajectory, rollout
 from wm_env.task import CAR_RACING, Task
 
 _STAGES = 5  # of a growing horizon, each of which compiles a program of its own
 _FIXED_DREAMS = 64
-_LOST_FRAMES, _LOST_TILES = 25, 0.5
-_MISSED = 0.5  # tiles a frame: more than a car passes, as a dream forgives too much
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class CMAESConfig:
     from there in five equal stages, the last of which begins at generation `steps_generations`.
 
     Candidates are ranked by their return, by `tiles` alone, 1000/N for each, whatever the time and
-    the falls, or by what a `lap` of the real track would have paid them: see `lap_return`.
+    the falls, or by what a `lap` of the real track would have paid them: see `agents.laps`.
     `restlessness` is subtracted for a driver whose inputs change by 1 a frame, and in proportion
     for less; `straying` for each thousand frames in which he is lost, as dreams lose fast cars too
     rarely. Beside episodes each candidate dreams `moments` of `moment_steps` frames from middles of
@@ -268,48 +267,6 @@ def fitness(driven: Rollout, params: DreamParams, config: CMAESConfig) -> Float[
     if config.straying > 0.0:
         score -= config.straying * straying(driven.trajectory, params.track_tiles)
     return score - config.restlessness * restlessness(driven.trajectory, task)
-
-
-def lap_return(trajectory: Trajectory, track_tiles: float | Array) -> Float[Array, ""]:
-    """What an episode of the dream would have paid on a real track of N tiles.
-
-    A dreamt road has no end, so a driver who leaves it is paid for the tiles after those he missed.
-    On a track these were some of the N: they never pay, and without them no lap is finished before
-    the time is up. A driver counts as lost after half a second with less than half a tile, and then
-    passes half a tile a frame.
-    """
-    fell, tiles, lost = _progress(trajectory, track_tiles)
-    missed = _MISSED * lost
-    passed = jnp.cumsum(tiles + missed)
-    driving = trajectory.alive & (passed - tiles - missed < track_tiles)
-    frames = jnp.sum(driving)
-    incomplete = jnp.minimum(jnp.sum(jnp.where(driving, missed, 0.0)), 1.0)
-    frames = frames + incomplete * (len(tiles) - frames)
-    score = TRACK_REWARD / track_tiles * jnp.sum(jnp.where(driving, tiles, 0.0))
-    return score + FRAME_REWARD * frames + OFF_FIELD_REWARD * jnp.any(driving & fell)
-
-
-def straying(trajectory: Trajectory, track_tiles: float | Array) -> Float[Array, ""]:
-    """In how many thousands of frames the driver is lost, as `lap_return` counts that.
-
-    After a fall he is lost to the horizon, after a finished lap he is not.
-    """
-    fell, _, lost = _progress(trajectory, track_tiles)
-    gone = jnp.any(fell) & ~trajectory.alive
-    return jnp.sum(lost | gone) / 1000.0
-
-
-def _progress(
-    trajectory: Trajectory, track_tiles: float | Array
-) -> tuple[Bool[Array, "t"], Float[Array, "t"], Bool[Array, "t"]]:
-    """At each frame, whether the car falls, how many tiles it hits, and whether it is lost."""
-    fell = trajectory.reward < OFF_FIELD_REWARD / 2
-    paid = jnp.where(trajectory.alive & ~fell, trajectory.reward - FRAME_REWARD, 0.0)
-    tiles = paid * track_tiles / TRACK_REWARD
-    so_far = jnp.cumsum(tiles)
-    lately = so_far - jnp.pad(so_far, (_LOST_FRAMES, 0))[: len(tiles)]
-    begun = jnp.arange(len(tiles)) >= _LOST_FRAMES  # before, the car gathers way
-    return fell, tiles, trajectory.alive & begun & (lately < _LOST_TILES)
 
 
 def restlessness(trajectory: Trajectory, task: Task = CAR_RACING) -> Float[Array, ""]:

@@ -247,7 +247,7 @@ class WorldModel(eqx.Module):
         draws = jax.random.uniform(key, (2 * size + 1,), minval=_UNIFORM_LOW, maxval=1.0)
         before = self.initial_noise() if noise is None else noise
         # A branch, unless lanes have a persistence of their own: most dreams forget their noise.
-        normal, unit, noise = jax.lax.cond(
+        normal, unit, drawn = jax.lax.cond(
             jnp.asarray(persistence) > 0.0,
             lambda: _lasting(draws[:-1], before, jnp.asarray(persistence, jnp.float32)),
             lambda: (_normal(draws[:size]), _unit(draws[size:-1]), before),
@@ -259,7 +259,7 @@ class WorldModel(eqx.Module):
             off_field=_unit(draws[-1]) < jax.nn.sigmoid(prediction.off_field),
             carry=carry,
             prediction=prediction,
-            noise=noise,
+            noise=drawn,
         )
 
     def initial_noise(self) -> Float[Array, "n"]:

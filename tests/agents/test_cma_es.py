@@ -12,15 +12,9 @@ import numpy as np
 import pytest
 
 import wm_env
-from agents.cma_es import (
-    CMAESConfig,
-    Evolution,
-    fitness,
-    lap_return,
-    restlessness,
-    straying,
-)
+from agents.cma_es import CMAESConfig, Evolution, fitness, restlessness
 from agents.dream_mix import DreamMix
+from agents.laps import lap_return, straying
 from agents.linear import LinearController, linear_policy
 from agents.principal_axes import PrincipalAxes
 from tests.contracts.test_compilation import compilations
@@ -319,7 +313,7 @@ for name, devices in (("alone", everywhere()[:1]), ("split", everywhere())):
     evolution = Evolution(LinearController.zeros(48), linear_policy, config)
     state = evolution.init(jax.random.key(0))
     where = jax.device_put((state, mix, jax.random.key(1)), evolution._whole)
-    program = Evolution._advance.lower(evolution, *where, 5).compile()
+    program = Evolution._advance.lower(evolution, *where, None, 5).compile()
     text = program.compiled.as_text()
     evolution._advance = functools.partial(program, evolution)  # or it would be compiled again
     facts[name + " talk"] = sum("while/body" in line for line in text.splitlines()
