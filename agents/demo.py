@@ -37,8 +37,8 @@ class DemoConfig:
 
     out: Path = Path("out")
     real_episodes: int = 3
-    world: str = "carracing"  # file or shipped name
-    controller: str = "carracing_controller"  # file or shipped name
+    world: str = "carracing_motion"  # file or shipped name
+    controller: str = "carracing_motion_controller"  # file or shipped name
     dreams: int = 256
     seed: int = 0  # of the dreams
     steps: int = 1000  # frames of an episode at most, as CarRacing-v3

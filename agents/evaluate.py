@@ -25,8 +25,8 @@ class EvaluateConfig:
     episodes: int = 100
     first_seed: int = 1000
     backend: Literal["gymnasium", "envpool"] = "gymnasium"  # of the real tracks
-    controller: str = "carracing_controller"  # file, linear or MLP, or shipped name
-    world: str = "carracing"  # file or shipped name
+    controller: str = "carracing_motion_controller"  # file, linear or MLP, or shipped name
+    world: str = "carracing_motion"  # file or shipped name
     json: Path | None = None  # write all figures here
     processes: int | None = None  # on Gymnasium; one a core unless told
     ray: str | None = None  # on Gymnasium: HOST:PORT or "auto" of a Ray cluster that drives

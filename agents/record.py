@@ -33,8 +33,8 @@ class RecordConfig:
     out: Path = Path("out/record")
     episodes: int = 1
     first_seed: int = 0
-    world: str = "carracing"  # file or shipped name
-    controller: str = "carracing_controller"  # file or shipped name
+    world: str = "carracing_motion"  # file or shipped name
+    controller: str = "carracing_motion_controller"  # file or shipped name
     expect: Expect = "dream"
     alone: int = Syncing.every  # frames until a film's dream looks at the road again
     gif: bool = False
