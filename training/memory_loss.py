@@ -33,8 +33,8 @@ class MemoryConfig(FitConfig):
     to foretell, and the samples are only what it has lived through.
 
     An M that follows the car's motion is told it at each step; what the part that keeps track of it
-    makes of a window, from its first moment on and on the ground that was there, is compared with
-    that, as is where M saw the car: errors are squared, beyond 1 linear.
+    makes of a frame, on the ground that was there, is compared with the next, as is where M saw the
+    car: errors are squared, beyond 1 linear.
 
     The parts of the loss are weighed; expecting more tiles than were hit costs `asymmetry` times as
     much, and missing a fall `fall_weight` times as much as inventing one. The seed project's are
@@ -92,7 +92,8 @@ def memory_loss(
     tiles = _tiles_loss(predictions.tiles, window, config)
     parts = {"next_z": next_z, "tiles": tiles, "off_field": off_field}
     if mdn_rnn.motion is not None and motion is not None:
-        driven = mdn_rnn.motion.follow(known, jnp.asarray(window.actions))
+        # A frame at a time: errors of a spinning car grow so fast that they would drown the others.
+        driven = jax.vmap(mdn_rnn.motion.drive)(known[:-1], jnp.asarray(window.actions))
         found = jnp.concatenate([driven, motion[:, -1:]], axis=1)
         parts["motion"] = 2.0 * jnp.sum(optax.huber_loss(found, known[1:]), axis=1)
     parts = {name: jnp.sum(part * window.weight) for name, part in parts.items()}

@@ -54,13 +54,12 @@ _IDLE = 2.7  # units/s of the rims, below which the engine's torque grows no mor
 _LOCKED = 0.9  # of the brake: wheels stand still
 
 _LIMIT = 8.0  # of each number; the fastest car goes at 5
-_PACE = 10.0  # an optimiser's step of 0.001 is one of a per cent of a constant
 
 
 class Motion(eqx.Module):
     """The car's motion a frame later: how it drives on, and whether M sees it on the road."""
 
-    constants: Float[Array, "c"]  # 0 where they are those of CAR
+    constants: Float[Array, "c"]  # logs of shares of those of CAR
     road_weight: Float[Array, "s"]
     road_bias: Float[Array, ""]
 
@@ -88,7 +87,7 @@ class Motion(eqx.Module):
         units = jnp.array([*MOTION_UNITS.values()])
         forward, sideways, turning, steering, throttle, *wheels, on_road = motion * units
         steer, gas, brake = a
-        constants = jnp.array([*CAR.values()]) * jnp.exp(_PACE * self.constants)
+        constants = jnp.array([*CAR.values()]) * jnp.exp(self.constants)
         car = dict(zip(CAR, constants, strict=True))
         grip = car["grip"] * (1.0 + on_road * (1.0 - car["grass"]))
         right, ahead = jnp.array(_LEFT_RIGHT), jnp.array(_AHEAD)
@@ -120,16 +119,6 @@ class Motion(eqx.Module):
         steering = jnp.clip(steering, -_STEERING_LIMIT, _STEERING_LIMIT)
         after = jnp.stack([forward, sideways, turning, steering, throttle, *_wheels(rims)])
         return jnp.clip(after / units[:-1], -_LIMIT, _LIMIT)
-
-    def follow(self, motion: Float[Array, "t1 m"], actions: Float[Array, "t a"]) -> Array:
-        """What `drive` makes of actions and ground [t, d], from the first moment of `motion`."""
-
-        def advance(car: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
-            on_road, a = inputs
-            car = self.drive(jnp.append(car, on_road), a)
-            return car, car
-
-        return jax.lax.scan(advance, motion[0, :-1], (motion[:-1, -1], actions))[1]
 
 
 def _rims(front: Array, rear: Array, front_difference: Array, rear_difference: Array) -> Array:

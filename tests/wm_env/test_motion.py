@@ -7,11 +7,23 @@ import numpy as np
 import pytest
 
 from training.car_motion import drive_again
-from wm_env.motion import CAR, MOTION_MIRRORED, MOTION_SIZE, MOTION_UNITS, Motion
+from wm_env.motion import MOTION_MIRRORED, MOTION_SIZE, MOTION_UNITS, Motion
 
 UNITS = np.array([*MOTION_UNITS.values()], np.float32)
 MIRRORED = np.array(MOTION_MIRRORED, np.float32)
 CAR_MOTION = Motion(12)
+
+
+def follow(motion, actions):
+    """What the car makes of actions and ground [t, d], from the first moment of `motion`."""
+
+    def advance(car, inputs):
+        on_road, action = inputs
+        car = CAR_MOTION.drive(jnp.append(car, on_road), action)
+        return car, car
+
+    motion = jnp.asarray(motion, jnp.float32)
+    return jax.lax.scan(advance, motion[0, :-1], (motion[:-1, -1], jnp.asarray(actions)))[1]
 
 
 def made_up(seed, steps=150):
@@ -38,7 +50,7 @@ def test_from_rest_it_drives_as_gymnasiums_car_does(ground):
         if ground == "both":
             road[60:110] = False
         told = drive_again(actions, road) / UNITS
-        driven = CAR_MOTION.follow(jnp.asarray(told), jnp.asarray(actions))
+        driven = follow(told, actions)
         errors.append(np.sqrt(np.mean((driven - told[1:, :-1]) ** 2, axis=0)))
         assert np.abs(told[:, 0]).max() > 0.3  # it went somewhere
     # A number's unit is about its spread over real drives. A car that spins is chaotic.
@@ -54,17 +66,16 @@ def test_its_constants_are_found_from_drives():
 
     def loss(constants):
         car = eqx.tree_at(lambda motion: motion.constants, CAR_MOTION, constants)
-        return jnp.mean(
-            jnp.abs(jax.vmap(car.follow)(told, jnp.asarray(actions)) - told[:, 1:, :-1])
-        )
+        after = jax.vmap(jax.vmap(car.drive))(told[:, :-1], jnp.asarray(actions))
+        return jnp.mean(jnp.abs(after - told[:, 1:, :-1]))
 
-    wrong = jnp.array([1.0, -1.0, 1.0, -1.0, 1.0, -1.0, 1.0, -1.0]) * 0.02  # a fifth off
-    assert loss(wrong) > 5.0 * loss(jnp.zeros(len(CAR)))
-    step = jax.jit(jax.grad(loss))
-    found = wrong
-    for number in range(120):
-        found -= 1e-3 * (1.0 - number / 120) * jnp.sign(step(found))
-    assert loss(found) < 0.3 * loss(wrong)
+    wrong = jnp.array([1.0, -1.0, 1.0, -1.0, 1.0, -1.0, 1.0, -1.0]) * 0.2  # a fifth off
+    step, found = jax.jit(jax.value_and_grad(loss)), wrong
+    for number in range(200):
+        found -= 4e-3 * (1.0 - number / 200) * jnp.sign(step(found)[1])
+    assert loss(found) < 0.2 * loss(wrong)
+    print("constants, found against true", np.exp(found).round(3))
+    assert np.abs(found).max() < 0.07
 
 
 def test_at_rest_on_the_road_nothing_happens_by_itself():
@@ -78,19 +89,6 @@ def test_the_car_in_a_mirror_moves_as_in_a_mirror():
     action = jnp.array([0.4, 0.3, 0.1])
     after = CAR_MOTION.drive(motion * MIRRORED, action * jnp.array([-1.0, 1.0, 1.0]))
     np.testing.assert_allclose(after, CAR_MOTION.drive(motion, action) * MIRRORED[:-1], atol=1e-5)
-
-
-def test_an_episode_is_followed_on_the_ground_that_was_there():
-    told = 0.5 * jax.random.normal(jax.random.key(2), (6, MOTION_SIZE)).at[:, -1].set(0.0)
-    actions = jax.random.uniform(jax.random.key(3), (5, 3))
-    car, expected = told[0, :-1], []
-    for step in range(5):
-        car = CAR_MOTION.drive(jnp.append(car, told[step, -1]), actions[step])
-        expected.append(car)
-    np.testing.assert_allclose(CAR_MOTION.follow(told, actions), jnp.stack(expected), atol=1e-5)
-    grass = CAR_MOTION.follow(told.at[2, -1].set(-1.0), actions)
-    np.testing.assert_allclose(grass[:2], expected[:2], atol=1e-5)
-    assert not np.allclose(grass[2], expected[2], atol=1e-3)
 
 
 def test_gradients_are_finite_at_rest():
