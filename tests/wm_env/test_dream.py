@@ -80,7 +80,7 @@ def test_dreams_carry_the_motion_on(env, random_world):
     motion = np.asarray(state.carry.motion)
     assert (np.asarray(world.starts.motion) == motion).all(axis=1).any()
     _, after, *_ = env.step_env(key, state, jnp.zeros(3), params)
-    driven = world.mdn_rnn.motion.drive(motion, jnp.zeros(3))
+    driven = world.mdn_rnn.motion.drive(jnp.asarray(motion), jnp.zeros(3))
     np.testing.assert_allclose(after.carry.motion[:-1], driven, atol=1e-5)
     assert -1.0 < after.carry.motion[-1] < 0.0
     _, first = env.reset(key, params.replace(start_middle=0.0))
