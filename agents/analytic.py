@@ -127,7 +127,6 @@ def _dreams(config: AnalyticConfig, world: WorldModel) -> DreamParams:
         CAR_RACING,
         world_model=world,
         temperature=config.temperature,
-        persistence=0.0,
         dropout=config.dropout,
         track_tiles=TYPICAL_TRACK_TILES,
         lap_complete_percent=1.0,

@@ -103,8 +103,9 @@ def fit_danger(
     along = (seen[:, frames][driving] - np.asarray(axes.mean)) @ np.asarray(axes.axes)
     along = np.concatenate([along, np.ones((len(along), 1))], axis=1).astype(np.float64)
     weight = np.where(dangerous, 1.0 / share, 1.0 / (1.0 - share))  # both count alike
-    squares = (along * weight[:, None]).T @ along + _SHRINKING * np.eye(along.shape[1])
-    fitted = np.linalg.solve(squares, (along * weight[:, None]).T @ (2.0 * dangerous - 1.0))
+    weighed = (along * weight[:, None]).T
+    squares = weighed @ along + _SHRINKING * np.eye(along.shape[1])
+    fitted = np.linalg.solve(squares, weighed @ (2.0 * dangerous - 1.0))
     score = along @ fitted
     calm, unit = score[~dangerous].mean(), score[~dangerous].std()
     readout = np.asarray(axes.axes, np.float64) @ fitted[:-1]

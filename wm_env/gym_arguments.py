@@ -31,7 +31,7 @@ def dream_params(
     *,
     world_model: WorldModel | str | os.PathLike | None,
     temperature: float,
-    persistence: float,
+    persistence: float = 0.0,
     dropout: float,
     track_tiles: float,
     lap_complete_percent: float,
