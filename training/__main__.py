@@ -16,7 +16,7 @@ import tyro
 class Stage:
     """Options of every stage."""
 
-    preset: Literal["smoke", "laptop", "seed", "paper"] = "laptop"
+    preset: Literal["smoke", "laptop", "onward", "seed", "paper"] = "laptop"
     env: str = "CarRacing-v3"  # Gymnasium's id of a task in wm_env/task.py, as LunarLander-v3
     out: Path | None = None  # runs/PRESET unless told, of another env runs/ENV-PRESET
     store: str | None = None  # of the shards: a folder or any URL of fsspec; OUT/data unless told
@@ -34,6 +34,7 @@ class Stage:
 
             join_hosts()
         from training import pipeline
+        from training.begin import sized
         from training.plan import CollectConfig
         from wm_env.task import CAR_RACING, task_named
 
@@ -54,6 +55,7 @@ class Stage:
             collect=collect,
             evolve=replace(chosen.evolve, backend=collect.backend),
         )
+        chosen = sized(chosen)
         folder = self.preset if task == CAR_RACING else f"{task.id}-{self.preset}"
         return getattr(pipeline, f"run_{name}")(chosen, self.out or Path("runs") / folder)
 
@@ -108,7 +110,7 @@ class All(Stage):
 class Sweep:
     """Fit M with one change at a time on a run's latents, and compare how true the dreams are."""
 
-    preset: Literal["smoke", "laptop", "seed", "paper"] = "laptop"
+    preset: Literal["smoke", "laptop", "onward", "seed", "paper"] = "laptop"
     out: Path | None = None  # of the run, whose V and latents are used; runs/PRESET unless told
     changes: tuple[str, ...] | None = None  # of training/sweep.py; all of them unless told
     steps: int = 300  # of each fit

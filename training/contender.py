@@ -106,17 +106,21 @@ def without_gain(contenders: Sequence[Contender]) -> int:
 class RoundCollect(CollectConfig):
     """A collection in which shards of `on_policy` take turns in how spoilt the controller is.
 
-    `weight_noise` is in root mean squares of its weights. It errs then as it would not by noise on
-    its actions: for an episode long, in the same places.
+    `noises` are of its actions, in place of `noise`; `weight_noise` is in root mean squares of its
+    weights. It errs then as it would not by noise on its actions: for an episode long, in the same
+    places.
     """
 
+    noises: tuple[float, ...] = (0.3,)
     weight_noise: tuple[float, ...] = (0.0,)
 
     def plan(self) -> list[ShardPlan]:
         """As `CollectConfig.plan`."""
-        turns = itertools.cycle(self.weight_noise or (0.0,))
+        turns = zip(
+            itertools.cycle(self.noises or (0.0,)), itertools.cycle(self.weight_noise or (0.0,))
+        )
         return [
-            SpoiltPlan(one.index, one.driver, one.seeds, next(turns))
+            SpoiltPlan(one.index, one.driver, one.seeds, *next(turns))
             if one.driver == "on_policy"
             else one
             for one in super().plan()
@@ -125,18 +129,19 @@ class RoundCollect(CollectConfig):
 
 @dataclass(frozen=True)
 class SpoiltPlan(ShardPlan):
-    """A shard whose controller has noise on its weights, drawn from its first seed."""
+    """A shard with noise on its controller's actions, and on its weights, from its first seed."""
 
+    noise: float = 0.0
     weight_noise: float = 0.0
 
     def settings(self, config: CollectConfig) -> dict[str, Any]:
-        """As `ShardPlan.settings`; of a controller as it is the very same."""
+        """As `ShardPlan.settings`; of weights as they are the very same."""
         spoilt = {"weight_noise": self.weight_noise} if self.weight_noise else {}
-        return super().settings(config) | spoilt
+        return super().settings(config) | {"noise": self.noise} | spoilt
 
     def driver_options(self, config: CollectConfig) -> dict[str, Any]:
         """As `ShardPlan.driver_options`, with the spoilt controller itself."""
-        options = super().driver_options(config)
+        options = super().driver_options(config) | {"noise": self.noise}
         if self.weight_noise:
             controller, _ = load_linear(config.controller, task=config.task)
             options["controller"] = spoil(controller, self.weight_noise, seed=self.seeds[0])

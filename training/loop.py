@@ -61,7 +61,7 @@ def _run_round(run: Run, index: int, best: Contender) -> None:
         "first_seed": preset.collect.first_seed + 100_000 * index,
         "world": str(best.world),
         "controller": str(best.controller),
-        "noise": loop.noise,
+        "noises": loop.noise,
         "weight_noise": loop.weight_noise,
     }
     run.collect(folder / "data", RoundCollect(**(vars(preset.collect) | driving)))

@@ -13,9 +13,11 @@ Of several processes the first alone writes, and the others share its fits.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from training.begin import take_controller, take_memory, take_vision
 from training.contender import Contender, best_of, evaluate_contender
 from training.devices import is_first, wait_for_all
 from training.latents import open_latents
@@ -33,7 +35,10 @@ def run_collect(preset: Preset, out: Path) -> None:
 
 
 def run_vision(preset: Preset, out: Path) -> None:
-    """Fit V on `data/`."""
+    """Fit V on `data/`, or take over that of the world that the run begins from."""
+    if preset.begin.world:
+        _take(take_vision, preset, out)
+        return
     # Not what rounds of the loop added: a second run must find the data of the first.
     fit_vision(Run(preset, out).shards(), preset.vision, out / "vision")
 
@@ -44,13 +49,19 @@ def run_latents(preset: Preset, out: Path) -> None:
 
 
 def run_memory(preset: Preset, out: Path) -> None:
-    """Fit M on `latents/` and write the world."""
+    """Fit M on `latents/` and write the world, or take that over."""
+    if preset.begin.world:
+        _take(take_memory, preset, out)
+        return
     run, latents = Run(preset, out), open_latents(out / "latents")
     run.fit_world(out, out / "vision", run.shards(), latents, preset.memory)
 
 
 def run_evolve(preset: Preset, out: Path) -> None:
-    """Evolve a controller in the dream of `world.safetensors`."""
+    """Evolve a controller in the dream of `world.safetensors`, or take over one."""
+    if preset.begin.world:
+        _take(take_controller, preset, out)
+        return
     evolving = replace(preset.evolve, world=str(Contender(out).world), out=out / "evolve")
     Run(preset, out).evolve(evolving)
 
@@ -85,3 +96,9 @@ def run_all(preset: Preset, out: Path) -> None:
         spent[stage] = "kept" if kept else f"{time.monotonic() - since:.1f}"
     if is_first():
         print_summary(preset, out, run.shards(), run.contenders(), spent)
+
+
+def _take(take: Callable[[Preset, Path], None], preset: Preset, out: Path) -> None:
+    if is_first():
+        take(preset, out)
+    wait_for_all("what the run begins from is there")

@@ -18,17 +18,18 @@ from wm_env.vae import VAEConfig
 class LoopConfig:
     """Rounds of Sim2Real2Sim: drive the real car, fit V and M on with that, evolve on.
 
-    Without action noise the driver's actions tell M the road, and the dream obeys the driver.
+    Without action noise the driver's actions tell M the road, and the dream obeys the driver. An M
+    that follows the car's motion sees that in their place, and can do without.
     """
 
     rounds: int = 4  # at most
     patience: int = 2  # rounds in a row that validated no better than the best before: then it ends
 
-    # The data of a round. `on_policy` is the best controller so far, with noise on its actions, and
-    # shard by shard by turns on its weights, in root mean squares of these.
+    # The data of a round. `on_policy` is the best controller so far, with noise shard by shard by
+    # turns: on its actions, and on its weights, in root mean squares of these.
     episodes: dict[str, int] = field(default_factory=lambda: {"on_policy": 64, "failures": 16})
-    cars: int = 8  # episodes in a shard, which have the same noise on the weights
-    noise: float = 0.5
+    cars: int = 8  # episodes in a shard, which have the same noise on actions and weights
+    noise: tuple[float, ...] = (0.5,)
     weight_noise: tuple[float, ...] = (0.0, 0.1, 0.0, 0.2, 0.0, 0.4)
 
     # V is fitted on where its squared error on the new frames is larger by this share.
@@ -57,18 +58,30 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class BeginConfig:
+    """What a run takes over instead of fitting and evolving it; its own work is the loop then."""
+
+    world: str | None = None  # file or shipped name: its V and M, and their sizes
+    controller: str | None = None  # file or shipped name: who drives in it
+
+
+@dataclass(frozen=True)
 class Preset:
     """One size of the whole path."""
 
     store: str | None = None  # where its shards are, a folder or a URL; OUT/data unless told
     damaged: Literal["refuse", "skip"] = "refuse"  # what to do about a damaged shard
 
+    begin: BeginConfig = field(default_factory=BeginConfig)
     collect: CollectConfig = field(default_factory=CollectConfig)
     vision: VisionConfig = field(default_factory=VisionConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     evolve: EvolveConfig = field(default_factory=EvolveConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    # Of a world's moments in mid-drive, the share from shortly before a hairpin or the road's loss.
+    hard_starts: float = 0.0
 
 
 # From nothing to a driving controller in some hours on two cores: the recipe that the shipped
@@ -146,7 +159,62 @@ PAPER = replace(
     evolve=EvolveConfig(generations=1800, search=CMAESConfig(population=64, dreams=16, steps=1000)),
 )
 
-PRESETS = {"smoke": SMOKE, "laptop": LAPTOP, "seed": SEED, "paper": PAPER}
+# Rounds from the shipped world and its controller on: what both were made with, in one command.
+ONWARD = Preset(
+    begin=BeginConfig("carracing_motion", "carracing_motion_controller"),
+    collect=CollectConfig(
+        episodes={
+            "on_policy": 192,
+            "heuristic": 32,
+            "aggressive": 32,
+            "swapped": 32,
+            "held": 32,
+            "recovery": 16,
+            "explore": 16,
+            "blind": 16,
+            "failures": 16,
+            "brownian": 16,
+        },
+        world="carracing_motion",
+        controller="carracing_motion_controller",
+        noise=0.1,
+    ),
+    memory=MemoryConfig(
+        mdn_rnn=MDNRNNConfig(motion=True, correlated=True, dropout=0.05),
+        own_foretold=False,
+        burn_in=60,
+        learning_rate=7e-4,
+    ),
+    evolve=EvolveConfig(
+        search=CMAESConfig(
+            dreams=10,
+            steps=1000,
+            fitness="lap",
+            straying=3000.0,
+            moments=64,
+            axes=60,
+        ),
+        temperature=0.8,
+        persistence=0.5,
+        start_middle=0.0,
+        validate_every=6,
+        validation_episodes=24,
+        validation_first_seed=40,
+    ),
+    loop=LoopConfig(
+        rounds=2,
+        patience=1,
+        episodes={"on_policy": 96, "held": 8, "failures": 8},
+        noise=(0.0, 0.05, 0.3),
+        weight_noise=(0.0, 0.0, 0.05, 0.1),
+        memory_steps=300,
+        generations=18,
+        sigma=0.02,
+    ),
+    hard_starts=0.5,
+)
+
+PRESETS = {"smoke": SMOKE, "laptop": LAPTOP, "onward": ONWARD, "seed": SEED, "paper": PAPER}
 
 
 def preset_of(name: str, task: Task = CAR_RACING) -> Preset:

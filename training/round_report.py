@@ -73,8 +73,9 @@ def data_by_driver(shards: Sequence[Shard]) -> _Table:
     """`episodes`, `frames` and `mean_return` of each driver; spoilt controllers for themselves."""
     rows: dict[str, list[tuple[int, float]]] = {}
     for shard in shards:
-        noise = shard.manifest["provenance"].get("plan", {}).get("weight_noise")
-        spoilt = f", weights + {noise:g} noise" if noise else ""
+        plan = shard.manifest["provenance"].get("plan", {})
+        noises = {"actions": plan.get("noise"), "weights": plan.get("weight_noise")}
+        spoilt = "".join(f", {on} + {noise:g} noise" for on, noise in noises.items() if noise)
         for row in shard.episodes:
             rows.setdefault(row.driver + spoilt, []).append((row.length, row.ret))
     return {

@@ -16,6 +16,11 @@ from wm_env.world_model import Metadata, StartStates, WorldModel
 BURN_IN = (
     120  # steps before a moment in the middle; from there on h depends on little that came earlier
 )
+_Middle = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # latents, actions, motion up to it
+
+# A hard moment: at more than so many tiles in 40 frames, and from 20 to 60 frames on so many frames
+# without a tile, or with a steering of that mean, which is that of a hairpin.
+_FAST, _SOON, _STRETCH, _HAIRPIN = 8, (20, 60), 25, 0.35
 
 
 def start_states(
@@ -24,19 +29,27 @@ def start_states(
     *,
     first: int = 256,
     middle: int = 512,
+    hard: float = 0.0,
     seed: int = 0,
 ) -> StartStates:
     """Draw first frames, and moments on the road in mid-episode with the carry burned in.
 
-    Episodes of a task without tiles may be short: then half of a typical one burns in.
+    A share `hard` of the moments, where there are so many, is of fast cars shortly before a hairpin
+    or the road's loss: trouble is rare among others. Episodes of a task without tiles may be short:
+    then half of a typical one burns in.
+
+    Raises:
+        ValueError: `hard` is not a share, or the task has no road.
     """
     task, burn_in = shards[0].task, BURN_IN
+    _check_hard(hard, task)
     if not task.pays_tiles:
         lengths = [row.length for shard in shards for row in shard.rows]
         burn_in = min(BURN_IN, max(1, int(np.median(lengths)) // 2))
     random = np.random.default_rng(seed)
     firsts: list[np.ndarray] = []
-    middles: list[tuple[np.ndarray, np.ndarray, np.ndarray | None]] = []
+    middles: list[_Middle] = []
+    hairy: list[_Middle] = []
     order = random.permutation(len(shards))
     per_shard = -(-middle // len(shards)) * 2
     for index in order:
@@ -45,25 +58,23 @@ def start_states(
             episode.mu[0].copy() for episode in episodes
         ]  # of their arrays nothing else stays
         moments = [(episode, at) for episode in episodes for at in _moments(episode, task, burn_in)]
-        for chosen in random.permutation(len(moments))[:per_shard]:
-            episode, at = moments[chosen]
-            steps = slice(at - burn_in, at)
-            moved = episode.motion
-            middles.append(
-                (
-                    episode.mu[at - burn_in : at + 1].copy(),
-                    episode.actions[steps].copy(),
-                    None if moved is None else moved[at - burn_in + 1 : at + 1].copy(),
-                )
-            )
+        chosen = random.permutation(len(moments))[:per_shard]
+        middles += [_middle(*moments[one], burn_in) for one in chosen]
+        if hard:
+            moments = [(episode, at) for episode in episodes for at in _hard_moments(episode)]
+            chosen = random.permutation(len(moments))[:per_shard]
+            hairy += [_middle(*moments[one], burn_in) for one in chosen]
     if not middles:  # a tiny or hopeless set: begin in the middle where others begin an episode
         still = np.zeros((burn_in, task.action_size), np.float32)
         middles = [(np.repeat(firsts[0][None], burn_in + 1, 0), still, None)]
     first_rows = random.permutation(len(firsts))[:first]
     middle_rows = random.permutation(len(middles))[:middle]
+    hard_rows = random.permutation(len(hairy))[: round(hard * middle)]
+    drawn = [middles[row] for row in middle_rows[: middle - len(hard_rows)]]
+    drawn += [hairy[row] for row in hard_rows]
     z, actions, motion = jax.tree.map(
         lambda *rows: jnp.asarray(np.stack(rows), jnp.float32),
-        *[middles[row] for row in middle_rows],
+        *drawn,
     )
     carries = _burn_in(mdn_rnn, z[:, :-1], actions, motion)
     last = jax.tree.map(lambda leaf: leaf[:, -1], carries)
@@ -77,16 +88,31 @@ def start_states(
 
 
 def assemble_world(
-    vae: VAE, mdn_rnn: MDNRNN, shards: list[LatentShard], metadata: dict[str, Any], *, seed: int = 0
+    vae: VAE,
+    mdn_rnn: MDNRNN,
+    shards: list[LatentShard],
+    metadata: dict[str, Any],
+    *,
+    hard: float = 0.0,
+    seed: int = 0,
 ) -> WorldModel:
     """V, M and start states drawn from the data, as one world."""
-    starts = start_states(mdn_rnn, shards, seed=seed)
+    starts = start_states(mdn_rnn, shards, hard=hard, seed=seed)
     return WorldModel(vae, mdn_rnn, starts, Metadata(metadata), shards[0].task)
 
 
 @eqx.filter_jit
 def _burn_in(mdn_rnn: MDNRNN, z: jax.Array, actions: jax.Array, motion: jax.Array | None):
     return jax.vmap(mdn_rnn.unroll)(z, actions, told=motion)
+
+
+def _middle(episode: EpisodeLatents, at: int, burn_in: int) -> _Middle:
+    moved = episode.motion
+    return (
+        episode.mu[at - burn_in : at + 1].copy(),
+        episode.actions[at - burn_in : at].copy(),
+        None if moved is None else moved[at - burn_in + 1 : at + 1].copy(),
+    )
 
 
 def _moments(episode: EpisodeLatents, task: Task, burn_in: int) -> np.ndarray:
@@ -98,3 +124,23 @@ def _moments(episode: EpisodeLatents, task: Task, burn_in: int) -> np.ndarray:
     if not len(steps):
         return steps
     return steps[(hit[steps] > hit[steps - 20]) & (hit[steps + 20] > hit[steps])]
+
+
+def _hard_moments(episode: EpisodeLatents) -> np.ndarray:
+    """Steps of a fast car at which a hairpin is near, or the road's loss."""
+    hit = np.concatenate([[0.0], np.cumsum(episode.tiles > 0)])
+    steered = np.concatenate([[0.0], np.cumsum(episode.actions[:, 0])])
+    steps = np.arange(BURN_IN, len(episode.tiles) - _SOON[1] - _STRETCH, 10)
+    begins = steps[:, None] + np.arange(*_SOON)
+    lost = hit[begins + _STRETCH] == hit[begins]
+    bends = abs(steered[begins + _STRETCH] - steered[begins]) > _HAIRPIN * _STRETCH
+    return steps[(hit[steps] - hit[steps - 40] > _FAST) & (lost | bends).any(axis=1)]
+
+
+def _check_hard(hard: float, task: Task) -> None:
+    if not 0.0 <= hard <= 1.0:
+        raise ValueError(f"hard is {hard}; expected a share of the moments from 0 to 1.")
+    if hard and not task.pays_tiles:
+        raise ValueError(
+            f"hard is {hard}, but {task.id} has no road whose bends could be hard; expected 0."
+        )

@@ -101,6 +101,8 @@ def _driven(shards: Sequence[Shard]) -> str:
 
 def _fitted(config: FitConfig, folder: Path) -> str:
     """The held-out figures of the weights that were kept: the best with patience, else the last."""
+    if not (folder / "metrics.jsonl").exists():
+        return "taken over"
     lines = _lines(folder / "metrics.jsonl")
     kept = lines[-1]
     if config.patience is not None:

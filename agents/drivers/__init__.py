@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from agents.drivers.action_noise import ActionNoise, Style
-from agents.drivers.chance import BrownianDriver, RandomDriver, WalkDriver
+from agents.drivers.chance import BrownianDriver, HeldDriver, RandomDriver, WalkDriver
 from agents.drivers.driver import Actions, Driver, Frames
 from agents.drivers.failures import FailuresDriver
 from agents.drivers.heuristic import (
@@ -35,6 +35,7 @@ __all__ = [
     "ExploreDriver",
     "FailuresDriver",
     "Frames",
+    "HeldDriver",
     "HeuristicDriver",
     "RandomDriver",
     "RecoveryDriver",
@@ -57,6 +58,7 @@ def _on_policy(cars: int, seed: int, **options: Any) -> Driver:
 DRIVERS: dict[str, Callable[..., Driver]] = {
     "random": RandomDriver,
     "brownian": BrownianDriver,
+    "held": HeldDriver,
     "heuristic": HeuristicDriver,
     "recovery": RecoveryDriver,
     "aggressive": AggressiveDriver,

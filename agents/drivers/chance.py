@@ -51,6 +51,24 @@ class BrownianDriver:
         return np.clip(self._walk, LOW, HIGH).astype(np.float32)
 
 
+class HeldDriver:
+    """Holds one action for a whole episode, drawn for each car: nearly straight on, at any gas.
+
+    M learns speeds that no driver of the road reaches, and where those end: off the field.
+    """
+
+    def __init__(self, cars: int, seed: int):
+        random = np.random.default_rng(seed)
+        steer = np.where(random.random(cars) < 0.5, 0.0, random.normal(0.0, 0.05, cars))
+        brake = np.where(random.random(cars) < 0.8, 0.0, random.uniform(0.0, 0.2, cars))
+        action = np.stack([steer, random.uniform(0.05, 1.0, cars), brake], axis=1)
+        self._action = np.clip(action, LOW, HIGH).astype(np.float32)
+
+    def act(self, frames: Frames) -> Actions:
+        """Actions [n, 3]; the frames are not looked at."""
+        return self._action
+
+
 class WalkDriver:
     """A smooth random walk over the actions of any task, in steps of 0.07 of their ranges.
 

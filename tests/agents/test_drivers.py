@@ -202,3 +202,11 @@ def test_a_swapped_car_does_what_another_cars_driver_does():
     lengths = np.diff(np.flatnonzero(np.diff(whose[:, 0])))
     assert len(set(whose[:, 0])) == 4
     assert lengths.max() > 20
+
+
+def test_a_held_car_does_one_thing_for_ever_and_cars_differ():
+    actions = driven("held")
+    assert (actions == actions[0]).all()
+    assert len(np.unique(actions[0], axis=0)) == 16
+    assert np.abs(actions[0, :, 0]).max() < 0.3
+    assert actions[0, :, 1].max() > 0.8 > 0.3 > actions[0, :, 1].min()

@@ -260,17 +260,30 @@ def test_the_reconstruction_error_is_of_held_out_images_alone(tmp_path, world):
 
 def test_shards_of_the_controller_take_turns_in_how_spoilt_it_is():
     config = RoundCollect(
-        episodes={"on_policy": 6, "failures": 2}, cars=2, weight_noise=(0.0, 0.5), noise=0.1
+        episodes={"on_policy": 6, "failures": 2},
+        cars=2,
+        weight_noise=(0.0, 0.5),
+        noises=(0.1, 0.0, 0.3),
     )
     plan = config.plan()
-    spoilt = [one.weight_noise for one in plan if isinstance(one, SpoiltPlan)]
+    spoilt = [(one.noise, one.weight_noise) for one in plan if isinstance(one, SpoiltPlan)]
     assert [one.driver for one in plan if not isinstance(one, SpoiltPlan)] == ["failures"]
-    assert spoilt == [0.0, 0.5, 0.0]
+    assert spoilt == [(0.1, 0.0), (0.0, 0.5), (0.3, 0.0)]
     assert [one.seeds for one in plan] == [
         one.seeds for one in CollectConfig(episodes=config.episodes, cars=2).plan()
     ]
     settings = [one.settings(config).get("weight_noise") for one in plan]
     assert settings.count(0.5) == 1 and settings.count(None) == 3
+    assert [one.settings(config).get("noise") for one in plan if one.driver == "on_policy"] == [
+        0.1,
+        0.0,
+        0.3,
+    ]
+    assert [one.driver_options(config)["noise"] for one in plan if one.driver == "on_policy"] == [
+        0.1,
+        0.0,
+        0.3,
+    ]
 
 
 def test_a_spoilt_shard_drives_with_weights_of_its_own():
@@ -293,7 +306,7 @@ def _shard(driver, returns, **plan):
 
 SHARDS = [
     _shard("on_policy", [800.0, 900.0]),
-    _shard("on_policy", [300.0], weight_noise=0.2),
+    _shard("on_policy", [300.0], noise=0.1, weight_noise=0.2),
     _shard("on_policy", [400.0]),
 ]
 
@@ -301,7 +314,11 @@ SHARDS = [
 def test_data_are_counted_by_driver_and_by_how_spoilt_it_was():
     assert data_by_driver(SHARDS) == {
         "on_policy": {"episodes": 3, "frames": 300, "mean_return": 700.0},
-        "on_policy, weights + 0.2 noise": {"episodes": 1, "frames": 100, "mean_return": 300.0},
+        "on_policy, actions + 0.1 noise, weights + 0.2 noise": {
+            "episodes": 1,
+            "frames": 100,
+            "mean_return": 300.0,
+        },
     }
 
 
@@ -355,7 +372,7 @@ def test_a_report_tells_scores_fidelity_and_gain(reported):
     assert facts["controllers"]["best before"]["real_mean"] == 10.0
     assert facts["gain"]
     assert "It went on from the run itself" in text
-    assert "| on_policy, weights + 0.2 noise | 1 | 100 | 300 |" in text
+    assert "| on_policy, actions + 0.1 noise, weights + 0.2 noise | 1 | 100 | 300 |" in text
     assert "Track 0: return 20.0 in 99 frames (off the field)" in text
     assert "deluded 3 times" in text
     assert "![worst/seed-0000.png](worst/seed-0000.png)" in text
