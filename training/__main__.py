@@ -114,9 +114,9 @@ class Sweep:
     out: Path | None = None  # of the run, whose V and latents are used; runs/PRESET unless told
     changes: tuple[str, ...] | None = None  # of training/sweep.py; all of them unless told
     steps: int = 300  # of each fit
-    begin_from: str | None = "carracing"  # world whose M is fitted on; None fits anew
-    driver: str = "carracing"  # world of the same V in whose M the controller is at home
-    controller: str = "carracing_controller"  # file or shipped name
+    begin_from: str | None = "carracing_motion"  # world whose M is fitted on; None fits anew
+    driver: str = "carracing_motion"  # world of the same V in whose M the controller is at home
+    controller: str = "carracing_motion_controller"  # file or shipped name
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def write_worlds(
     worlds = member_paths(preset.memory, folder / "world.safetensors")
     for mdn_rnn, path in zip(members, worlds, strict=True):
         sources = {"V": vae_fingerprint(vae)[:16], "M": digest_of(mdn_rnn)[:16], "data": data}
-        sources |= {"hard_starts": preset.hard_starts} if preset.hard_starts else {}
+        sources |= {"hard_starts": f"{preset.hard_starts:g}"} if preset.hard_starts else {}
         if not _is_made_of(sources, path):
             facts = {**provenance(preset, shards), "sources": sources}
             world = assemble_world(vae, mdn_rnn, latents, facts, hard=preset.hard_starts)

@@ -49,7 +49,7 @@ def start_states(
     random = np.random.default_rng(seed)
     firsts: list[np.ndarray] = []
     middles: list[_Middle] = []
-    hairy: list[_Middle] = []
+    troubled: list[_Middle] = []
     order = random.permutation(len(shards))
     per_shard = -(-middle // len(shards)) * 2
     for index in order:
@@ -58,20 +58,20 @@ def start_states(
             episode.mu[0].copy() for episode in episodes
         ]  # of their arrays nothing else stays
         moments = [(episode, at) for episode in episodes for at in _moments(episode, task, burn_in)]
-        chosen = random.permutation(len(moments))[:per_shard]
-        middles += [_middle(*moments[one], burn_in) for one in chosen]
+        chosen = [moments[one] for one in random.permutation(len(moments))[:per_shard]]
+        middles += [_middle(episode, at, burn_in) for episode, at in chosen]
         if hard:
             moments = [(episode, at) for episode in episodes for at in _hard_moments(episode)]
-            chosen = random.permutation(len(moments))[:per_shard]
-            hairy += [_middle(*moments[one], burn_in) for one in chosen]
+            chosen = [moments[one] for one in random.permutation(len(moments))[:per_shard]]
+            troubled += [_middle(episode, at, burn_in) for episode, at in chosen]
     if not middles:  # a tiny or hopeless set: begin in the middle where others begin an episode
         still = np.zeros((burn_in, task.action_size), np.float32)
         middles = [(np.repeat(firsts[0][None], burn_in + 1, 0), still, None)]
     first_rows = random.permutation(len(firsts))[:first]
     middle_rows = random.permutation(len(middles))[:middle]
-    hard_rows = random.permutation(len(hairy))[: round(hard * middle)]
+    hard_rows = random.permutation(len(troubled))[: round(hard * middle)]
     drawn = [middles[row] for row in middle_rows[: middle - len(hard_rows)]]
-    drawn += [hairy[row] for row in hard_rows]
+    drawn += [troubled[row] for row in hard_rows]
     z, actions, motion = jax.tree.map(
         lambda *rows: jnp.asarray(np.stack(rows), jnp.float32),
         *drawn,

@@ -51,12 +51,12 @@ CHANGES = {
     "base": Change(),
     "another seed": Change({"seed": 1}),
     "never its own samples": Change({"own_shares": (0.0,)}),
-    "own samples lived through": Change({"own_foretold": False}),
+    "own samples foretold": Change({"own_foretold": True}),
     "mixture anew": Change(mixture_anew=True),
     "shared mixture": Change(mdn_rnn={"shared_mixture": True}),
-    "correlated": Change(mdn_rnn={"correlated": True}),
-    "motion": Change(mdn_rnn={"motion": True}),
-    "motion, correlated": Change(mdn_rnn={"motion": True, "correlated": True}),
+    "dimensions by themselves": Change(mdn_rnn={"correlated": False}),
+    "no motion": Change(mdn_rnn={"motion": False}),
+    "no motion, by themselves": Change(mdn_rnn={"motion": False, "correlated": False}),
     "one component": Change(mdn_rnn={"mixtures": 1}),
     "tiles by squared error": Change(mdn_rnn={"tiles": "squared"}),
     "reward by squared error": Change(mdn_rnn={"tiles": "reward"}),
@@ -82,9 +82,9 @@ class SweepConfig:
 
     changes: tuple[str, ...] = tuple(CHANGES)
     steps: int = 300
-    begin_from: str | None = "carracing"  # world whose M is fitted on; None fits anew
-    driver: str = "carracing"  # world of the same V in whose M the controller is at home
-    controller: str = "carracing_controller"
+    begin_from: str | None = "carracing_motion"  # world whose M is fitted on; None fits anew
+    driver: str = "carracing_motion"  # world of the same V in whose M the controller is at home
+    controller: str = "carracing_motion_controller"
 
 
 def run(config: SweepConfig, memory: MemoryConfig, vision: VisionConfig, out: Path) -> list[dict]:

@@ -9,7 +9,6 @@ from training import bench, pipeline
 from training.__main__ import main
 from training.presets import SMOKE
 from wm_env.bench import Row, write_rows
-from wm_env.mdn_rnn import MDNRNNConfig
 
 COMMANDS = "collect data vision latents memory evolve loop all sweep bench".split()
 
@@ -57,7 +56,9 @@ def test_any_number_of_a_preset_can_be_told_by_its_path(tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "run_memory", lambda preset, out: told.update(preset=preset))
     arguments = ["--memory.asymmetry", "5", "--memory.mdn-rnn.tiles", "squared"]
     assert main(["memory", "--preset", "smoke", "--out", str(tmp_path), *arguments]) == 0
-    expected = replace(SMOKE.memory, asymmetry=5.0, mdn_rnn=MDNRNNConfig(tiles="squared"))
+    expected = replace(
+        SMOKE.memory, asymmetry=5.0, mdn_rnn=replace(SMOKE.memory.mdn_rnn, tiles="squared")
+    )
     assert told["preset"].memory == expected
     assert told["preset"].vision == SMOKE.vision
 
