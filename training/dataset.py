@@ -17,6 +17,7 @@ import numpy as np
 
 from training.latents import EpisodeLatents, LatentShard
 from training.store import is_held_out
+from training.trouble import around_losses
 from wm_env.motion import MOTION_SIZE
 from wm_env.preprocess import IMAGE_SHAPE
 from wm_env.shard import CHUNK_FRAMES, Shard
@@ -131,7 +132,9 @@ def _prefetched(make: Callable[[int], _Item], first: int) -> Iterator[tuple[int,
 
 
 class Windows(NamedTuple):
-    """A batch of windows for M, b windows of t steps; `weight` is 0 in padding and burn-in, else 1.
+    """A batch of windows for M, b windows of t steps.
+
+    `weight` [b, t] is 0 in padding and burn-in; else 1, or more around the road's losses.
 
     z [b, t + 1, z]: the latents before and after each step; log_sigma the same, V's uncertainty of
     them. track_tiles [b]: how many tiles the window's track has. tiles and off_field [b, t], and
@@ -155,6 +158,7 @@ class WindowStream:
     end, with its terminal, always belongs to one. A window that does not begin the episode is
     preceded by `burn_in` steps whose loss does not count, because h starts at 0 there, which no
     driver ever felt. `whole` episodes instead, of at most `length` steps, are never cut.
+    Steps around the road's losses (`training.trouble`) weigh `trouble`.
     """
 
     def __init__(
@@ -167,10 +171,11 @@ class WindowStream:
         seed: int,
         held_out: bool = False,
         whole: bool = False,
+        trouble: float = 1.0,
         group: int = 12,
     ):
         self._shards, self._batch, self._length, self._burn_in = shards, batch, length, burn_in
-        self._whole, self._seed = whole, seed
+        self._whole, self._trouble, self._seed = whole, trouble, seed
         self._held_out, self._group = held_out, min(group, len(shards))
         self._groups = -(-len(shards) // self._group)
         self._kind = "held-out" if held_out else "training"
@@ -248,6 +253,9 @@ class WindowStream:
             out.tiles[row, :steps] = episode.tiles[begin:stop]
             out.off_field[row, :steps] = episode.off_field[begin:stop]
             out.weight[row, start - begin : steps] = 1.0
+            if self._trouble != 1.0:
+                near = around_losses(episode.tiles)[begin:stop]
+                out.weight[row, :steps] *= np.where(near, self._trouble, 1.0)
             if episode.motion is not None:
                 out.motion[row, : steps + 1] = episode.motion[begin : stop + 1]
         return out

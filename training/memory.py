@@ -103,13 +103,20 @@ def fit_memory(
     them.
 
     Raises:
-        ValueError: M is to follow the motion of a car that the task has not.
+        ValueError: M is to follow the motion of a car that the task has not, or to heed its road.
     """
-    _check_motion(config, shards)
+    _check_task(config, shards)
     whole = config.length is None
     length = config.length or max(row.length for shard in shards for row in shard.rows)
     burn_in = 0 if whole else config.burn_in
-    stream = partial(WindowStream, length=length, burn_in=burn_in, whole=whole, seed=config.seed)
+    stream = partial(
+        WindowStream,
+        length=length,
+        burn_in=burn_in,
+        whole=whole,
+        trouble=config.trouble_weight,
+        seed=config.seed,
+    )
     validating = min(32, sum(len(shard.rows) > 1 for shard in shards))  # those that hold one out
     held_out = next(stream(shards, batch=max(1, validating), held_out=True, group=96).batches())
     batch_loss = make_batch_loss(config)
@@ -150,7 +157,12 @@ def fit_memory(
     return members
 
 
-def _check_motion(config: MemoryConfig, shards: Sequence[LatentShard]) -> None:
+def _check_task(config: MemoryConfig, shards: Sequence[LatentShard]) -> None:
+    if config.trouble_weight != 1.0 and not shards[0].task.pays_tiles:
+        raise ValueError(
+            f"trouble_weight is {config.trouble_weight}, but {shards[0].task.id} has no road that "
+            "could be lost; expected 1."
+        )
     if config.mdn_rnn.motion and not shards[0].task.pays_tiles:
         raise ValueError(
             f"M's motion is True, but {shards[0].task.id} has no car whose motion could be told; "

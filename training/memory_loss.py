@@ -36,7 +36,9 @@ class MemoryConfig(FitConfig):
     makes of a frame, on the ground that was there, is compared with the next, as is where M saw the
     car: errors are squared, beyond 1 linear.
 
-    The parts of the loss are weighed; expecting more tiles than were hit costs `asymmetry` times as
+    Frames around those at which the road is lost weigh `trouble_weight` times as much as others:
+    only there does what the car does not tell what the road is like. The parts of the loss are
+    weighed too; expecting more tiles than were hit costs `asymmetry` times as
     much, and missing a fall `fall_weight` times as much as inventing one. The seed project's are
     10, 10, 5 and 1, over squared errors. `length` None fits on whole episodes, from h = 0.
     `members` M's of different seeds are fitted at once, on the same windows, for an ensemble.
@@ -51,6 +53,7 @@ class MemoryConfig(FitConfig):
     tiles_weight: float = 10.0
     off_field_weight: float = 10.0
     motion_weight: float = 3.0
+    trouble_weight: float = 1.0
     asymmetry: float = 1.0
     fall_weight: float = 1.0
     length: int | None = 100

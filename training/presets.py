@@ -84,10 +84,12 @@ class Preset:
     hard_starts: float = 0.0
 
 
-# M as the shipped world's: it follows the car's motion, draws latents together, and where it saw
-# its own sample need not foretell what came.
+# M as the shipped world's: it follows the car's motion, draws latents together, need not foretell
+# what came where it saw its own sample, and heeds the road's losses.
 _MOVING = MemoryConfig(
-    mdn_rnn=MDNRNNConfig(motion=True, correlated=True, dropout=0.05), own_foretold=False
+    mdn_rnn=MDNRNNConfig(motion=True, correlated=True, dropout=0.05),
+    own_foretold=False,
+    trouble_weight=5.0,
 )
 
 # A search along what drivers see, by what laps would pay, in dreams whose noise lasts.
@@ -267,7 +269,7 @@ def preset_of(name: str, task: Task = CAR_RACING) -> Preset:
     return replace(
         preset,
         collect=replace(preset.collect, env=task.id, episodes=driven, backend=backend),
-        memory=replace(preset.memory, mdn_rnn=mdn_rnn, asymmetry=1.0),
+        memory=replace(preset.memory, mdn_rnn=mdn_rnn, asymmetry=1.0, trouble_weight=1.0),
         evolve=replace(preset.evolve, search=search),
         hard_starts=0.0,
         loop=replace(preset.loop, episodes=rounds, fidelity_episodes=0),

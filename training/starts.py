@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from training.latents import EpisodeLatents, LatentShard
+from training.trouble import STRETCH, losses
 from wm_env.mdn_rnn import MDNRNN
 from wm_env.task import Task
 from wm_env.vae import VAE
@@ -18,9 +19,9 @@ BURN_IN = (
 )
 _Middle = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # latents, actions, motion up to it
 
-# A hard moment: at more than so many tiles in 40 frames, and from 20 to 60 frames on so many frames
-# without a tile, or with a steering of that mean, which is that of a hairpin.
-_FAST, _SOON, _STRETCH, _HAIRPIN = 8, (20, 60), 25, 0.35
+# A hard moment: more than so many tiles in the 40 frames before, and from 20 to 60 frames on the
+# road is lost, or the steering of half a second has that mean, which is that of a hairpin.
+_FAST, _SOON, _HAIRPIN = 8, (20, 60), 0.35
 
 
 def start_states(
@@ -130,11 +131,12 @@ def _hard_moments(episode: EpisodeLatents) -> np.ndarray:
     """Steps of a fast car at which a hairpin is near, or the road's loss."""
     hit = np.concatenate([[0.0], np.cumsum(episode.tiles > 0)])
     steered = np.concatenate([[0.0], np.cumsum(episode.actions[:, 0])])
-    steps = np.arange(BURN_IN, len(episode.tiles) - _SOON[1] - _STRETCH, 10)
+    lost = np.zeros(len(hit), bool)
+    lost[losses(episode.tiles)] = True
+    steps = np.arange(BURN_IN, len(episode.tiles) - _SOON[1] - STRETCH, 10)
     begins = steps[:, None] + np.arange(*_SOON)
-    lost = hit[begins + _STRETCH] == hit[begins]
-    bends = abs(steered[begins + _STRETCH] - steered[begins]) > _HAIRPIN * _STRETCH
-    return steps[(hit[steps] - hit[steps - 40] > _FAST) & (lost | bends).any(axis=1)]
+    bends = abs(steered[begins + STRETCH] - steered[begins]) > _HAIRPIN * STRETCH
+    return steps[(hit[steps] - hit[steps - 40] > _FAST) & (lost[begins] | bends).any(axis=1)]
 
 
 def _check_hard(hard: float, task: Task) -> None:

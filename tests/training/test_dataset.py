@@ -226,6 +226,16 @@ def test_windows_resumed_at_a_step_are_those_of_an_unbroken_run(latents):
         jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
+def test_steps_around_the_roads_losses_weigh_more_and_burn_in_still_nothing(latents, monkeypatch):
+    monkeypatch.setattr(dataset, "around_losses", lambda tiles: np.arange(len(tiles)) >= 10)
+    stream = WindowStream(latents, batch=9, length=30, burn_in=0, whole=True, trouble=5.0, seed=0)
+    for row in next(stream.batches()).weight:
+        steps = int(np.count_nonzero(row))
+        np.testing.assert_array_equal(row[:steps], np.where(np.arange(steps) >= 10, 5.0, 1.0))
+    cut = WindowStream(latents, batch=9, length=8, burn_in=4, trouble=5.0, seed=0)
+    assert all((windows.weight == 0).any() for windows in itertools.islice(cut.batches(), 2))
+
+
 def test_too_few_windows_for_a_batch_are_named(latents):
     stream = WindowStream(latents, batch=64, length=8, burn_in=4, seed=0, held_out=True, group=2)
     with pytest.raises(StoreError, match="enough held-out windows of 8 steps for one batch of 64"):
