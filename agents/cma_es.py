@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from agents.dream_mix import DreamMix
-from agents.laps import lap_return, straying
+from agents.laps import lap_return, missing, straying
 from agents.principal_axes import PrincipalAxes
 from wm_env.dream import DreamCarRacing, DreamParams
 from wm_env.reward import TRACK_REWARD
@@ -41,8 +41,10 @@ class CMAESConfig:
     the falls, or by what a `lap` of the real track would have paid them: see `agents.laps`.
     `restlessness` is subtracted for a driver whose inputs change by 1 a frame, and in proportion
     for less; `straying` for each thousand frames in which he is lost, as dreams lose fast cars too
-    rarely. Beside episodes each candidate dreams `moments` of `moment_steps` frames from middles of
-    real drives, whose mean worth counts `moment_weight` times: trouble is rare in an episode.
+    rarely; `missing` where he is sure to have missed a tile, and in proportion to how likely he
+    has, in worlds that keep track of the car's motion. Beside episodes each candidate dreams
+    `moments` of `moment_steps` frames from middles of real drives, whose mean worth counts
+    `moment_weight` times: trouble is rare in an episode.
 
     With `axes` the search of a linear controller moves along so many principal axes of what drivers
     see, in units of `sigma`, instead of in all its numbers: see `agents.principal_axes`.
@@ -57,6 +59,7 @@ class CMAESConfig:
     fitness: Literal["return", "tiles", "lap"] = "return"
     restlessness: float = 0.0
     straying: float = 0.0
+    missing: float = 0.0
     moments: int = 0
     moment_steps: int = 130
     moment_weight: float = 2.0
@@ -91,6 +94,7 @@ class CMAESConfig:
         for name, meaning in (
             ("restlessness", "the return that restless driving costs"),
             ("straying", "the return that a thousand frames off the road cost"),
+            ("missing", "the return that a missed tile costs"),
             ("moment_weight", "how much a moment counts beside an episode"),
         ):
             if not 0.0 <= getattr(self, name) < math.inf:
@@ -109,7 +113,7 @@ class CMAESConfig:
         """
         if task.pays_tiles:
             return
-        for name, expected in (("fitness", "return"), ("straying", 0.0)):
+        for name, expected in (("fitness", "return"), ("straying", 0.0), ("missing", 0.0)):
             if getattr(self, name) != expected:
                 raise ValueError(
                     f"{name} is {getattr(self, name)!r}, but {task.id} has no tiles; expected "
@@ -235,7 +239,8 @@ class Evolution:
     ) -> tuple[Array, Array]:
         """Return and fitness of one dream."""
         config = self.config
-        record = config.restlessness > 0.0 or config.straying > 0.0 or config.fitness == "lap"
+        prices = config.restlessness, config.straying, config.missing
+        record = any(prices) or config.fitness == "lap"
         env = DreamCarRacing(task=params.world_model.task)
         driven = rollout(env, params, self._policy, controller, key, steps=steps, record=record)
         return driven.ret, fitness(driven, params, self.config)
@@ -266,6 +271,8 @@ def fitness(driven: Rollout, params: DreamParams, config: CMAESConfig) -> Float[
         score = lap_return(driven.trajectory, params.track_tiles)
     if config.straying > 0.0:
         score -= config.straying * straying(driven.trajectory, params.track_tiles)
+    if config.missing > 0.0:
+        score -= config.missing * missing(driven.trajectory, params.track_tiles)
     return score - config.restlessness * restlessness(driven.trajectory, task)
 
 

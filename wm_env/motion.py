@@ -34,7 +34,10 @@ MOTION_MIRRORED = (1.0, -1.0, -1.0, -1.0, 1.0, 1.0, 1.0, -1.0, -1.0, 1.0)  # in 
 
 SEEN_MOTION = 3  # the first of them, which are what moves the picture, are what M sees
 
-# Of Gymnasium's Car; with lengths in its units, of which a tile of the road is 3.5 long.
+FRAMES_PER_SECOND = 50
+TILE_LENGTH = 3.5  # of the road, in Gymnasium's units of length
+
+# Of Gymnasium's Car.
 CAR = {
     "mass": 7.3,
     "inertia": 19.1,
@@ -47,7 +50,7 @@ CAR = {
 }
 _LEFT_RIGHT = (-1.1, 1.1, -1.1, 1.1)  # where the wheels are, from the hull's middle: front pair,
 _AHEAD = (1.68, 1.68, -1.56, -1.56)  # rear pair
-_FRAME = 1.0 / 50.0  # seconds
+_FRAME = 1.0 / FRAMES_PER_SECOND
 _THROTTLE_RISE = 0.1  # a frame; it falls at once
 _STEERING_RATE, _STEERING_LIMIT = 3.0 * _FRAME, 0.42  # rad a frame, rad
 _IDLE = 2.7  # units/s of the rims, below which the engine's torque grows no more

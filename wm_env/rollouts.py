@@ -22,6 +22,7 @@ class Trajectory(eqx.Module):
     z: Float[Array, "t z"]
     reward: Float[Array, "t"]  # 0 after the end
     alive: Bool[Array, "t"]  # whether the episode was still on at t
+    motion: Float[Array, "t m"] | None = None  # the car's at t, where M keeps track of that
 
 
 class Rollout(eqx.Module):
@@ -81,7 +82,8 @@ def rollout(
         alive = now.alive & ~terminated & ~env.is_truncated(state, params)
         seen = None
         if record:
-            seen = now.observation, action, now.state.z, reward, now.alive
+            state_at = now.state
+            seen = (now.observation, action, state_at.z, reward, now.alive, state_at.carry.motion)
         return _Progress(state, observation, alive, after), seen
 
     zero, no = jnp.float32(0.0), jnp.bool_(False)

@@ -14,11 +14,12 @@ import pytest
 import wm_env
 from agents.cma_es import CMAESConfig, Evolution, fitness, restlessness
 from agents.dream_mix import DreamMix
-from agents.laps import lap_return, straying
+from agents.laps import lap_return, missing, straying
 from agents.linear import LinearController, linear_policy
 from agents.principal_axes import PrincipalAxes
 from tests.contracts.test_compilation import compilations
 from wm_env.dream import DreamCarRacing, DreamParams
+from wm_env.motion import MOTION_SIZE, MOTION_UNITS, TILE_LENGTH
 from wm_env.rollouts import Rollout, Trajectory, rollout
 
 pytestmark = pytest.mark.usefixtures("lenient_dtypes")  # evosax multiplies floats by booleans
@@ -211,6 +212,35 @@ def test_straying_counts_the_frames_lost_and_after_a_fall_all_to_the_horizon(wor
     params = DreamParams(world_model=world, track_tiles=100.0)
     costly = CMAESConfig(straying=1000.0)
     assert float(fitness(recorded, params, costly)) == pytest.approx(50.0 - 200.0)
+
+
+def at_speed(trajectory, speed):
+    """The trajectory of a car that goes at so many units a second."""
+    motion = jnp.zeros((len(trajectory.reward), MOTION_SIZE))
+    forward = motion.at[:, 0].set(speed / MOTION_UNITS["forward"])
+    return dataclasses.replace(trajectory, motion=forward)
+
+
+def test_a_tile_that_a_car_passes_without_a_hit_is_missing(world):
+    def likely(tiles, *, speed, **options):
+        return float(missing(at_speed(paid(tiles, **options), speed), 100.0))
+
+    rate = 52.5 / 50 / TILE_LENGTH  # tiles a frame on the road
+    whole = [rate] * 200
+    assert likely(whole, speed=52.5) < 1e-3
+    corner = [rate] * 100 + [0.0] * 4 + [rate] * 96
+    assert likely(corner, speed=52.5) > 0.99
+    assert likely(corner, speed=20.0) < 0.2  # a slow one hits the next tile only now
+    assert likely([0.0] * 40 + whole, speed=52.5) < 1e-3  # a car that gathers way
+    assert likely([rate] * 400 + [0.0] * 50, speed=52.5) < 1e-3  # the lap was finished before
+    half = [rate] * 100 + [0.43 * rate] * 5 + [rate] * 95
+    assert likely(half, speed=52.5) == pytest.approx(0.5, abs=0.05)
+    assert float(missing(paid(corner), 100.0)) == 0.0  # where no speed is known
+
+    episode, _ = driven(np.zeros((200, 3)), np.ones(200, bool))
+    recorded = Rollout(**{**vars(episode), "trajectory": at_speed(paid(corner), 52.5)})
+    params = DreamParams(world_model=world, track_tiles=100.0)
+    assert float(fitness(recorded, params, CMAESConfig(missing=30.0))) == pytest.approx(20.0, abs=1)
 
 
 def test_along_principal_axes_a_search_stays_in_their_span_and_keeps_its_programs(small):

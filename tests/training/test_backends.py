@@ -21,8 +21,8 @@ def _envpool():
     pytest.importorskip("envpool")
 
 
-def squared_errors(vae, backend, *, driver="heuristic", seeds=range(300_000, 300_048), steps=150):
-    """V's squared error, summed over pixels, of every frame of an episode on each track."""
+def squared_errors(vae, backend, *, driver="heuristic", seeds=range(300_000, 300_024), steps=120):
+    """V's squared error, summed over pixels, of every fourth frame on each track."""
     driving = drive(ShardPlan(0, driver, seeds), CollectConfig(max_steps=steps, backend=backend))
     while True:
         try:
@@ -31,7 +31,7 @@ def squared_errors(vae, backend, *, driver="heuristic", seeds=range(300_000, 300
             episodes = end.value
             break
     error = jax.jit(jax.vmap(lambda image: _squared_error(vae, image)))
-    return [np.asarray(error(jnp.asarray(episode.images))) for episode in episodes]
+    return [np.asarray(error(jnp.asarray(episode.images[::4]))) for episode in episodes]
 
 
 def _squared_error(vae, image):
@@ -46,14 +46,20 @@ def test_v_of_envpool_frames_sees_gymnasium_frames_as_well_as_its_own():
         for backend in ("envpool", "gymnasium")
     }
     print(means)
-    assert means["gymnasium"] == pytest.approx(means["envpool"], rel=0.1)
+    # Without tyre marks and hard edges Gymnasium's are the easier ones (docs/results.md).
+    assert 0.8 < means["gymnasium"] / means["envpool"] < 1.1
 
 
 def test_a_controller_scores_the_same_on_envpool_and_gymnasium_within_noise():
     controller, _ = load_linear("carracing_controller", features=288)
     scores = {
         backend: evaluate(
-            linear_policy, controller, seeds=range(2000, 2008), backend=backend, progress=False
+            linear_policy,
+            controller,
+            seeds=range(2000, 2008),
+            backend=backend,
+            max_episode_steps=400,
+            progress=False,
         )
         for backend in ("envpool", "gymnasium")
     }
@@ -61,4 +67,4 @@ def test_a_controller_scores_the_same_on_envpool_and_gymnasium_within_noise():
     noise = np.hypot(*(score.ci95 / 1.96 for score in scores.values()))
     print({backend: (score.mean, score.std) for backend, score in scores.items()}, noise)
     assert abs(difference) < 2.0 * noise
-    assert noise < 45.0  # so that the line above says something
+    assert noise < 25.0  # so that the line above says something

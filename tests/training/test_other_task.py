@@ -151,7 +151,8 @@ def test_all_stages_lead_from_landers_pixels_to_a_dream_of_it(
     out, err = io.StringIO(), io.StringIO()
     few = ["--vision.steps", "4", "--memory.steps", "4", "--evolve.generations", "1"]
     few += ["--loop.vision-steps", "4", "--loop.memory-steps", "4", "--loop.generations", "1"]
-    few += ["--evolve.validate-every", "1"]
+    few += ["--evolve.validate-every", "1", "--collect.max-steps", "60"]
+    few += ["--evolve.validation-steps", "20", "--evaluation.max-steps", "20"]
     arguments = ["all", "--env", "LunarLander-v3", "--preset", "smoke", "--out", str(tmp_path)]
     with redirect_stdout(out), redirect_stderr(err):
         assert main([*arguments, *few]) == 0, err.getvalue()
@@ -159,7 +160,7 @@ def test_all_stages_lead_from_landers_pixels_to_a_dream_of_it(
     for path in ("memory/dreams.png", "memory/returns.png", "round-01/evolve/evolution.png"):
         assert (tmp_path / path).stat().st_size > 1000
     report = json.loads((tmp_path / "round-01" / "report.json").read_text())
-    assert report["data"]["on_policy"]["episodes"] == 8
+    assert report["data"]["on_policy, actions + 0.5 noise"]["episodes"] == 8
 
     path = tmp_path / "world.safetensors"
     world = load_world(path)

@@ -84,7 +84,7 @@ def test_every_stage_runs_and_goes_on_from_what_is_finished(runs, folder):
 @pytest.mark.slow
 def test_a_round_leaves_a_report_with_figures_and_the_film_of_its_worst_track(runs, folder):
     report = json.loads((folder / "round-01" / "report.json").read_text())
-    assert report["data"]["on_policy"]["episodes"] == 8
+    assert report["data"]["on_policy, actions + 0.5 noise"]["episodes"] == 8
     returns = dict(zip(report["gymnasium"]["seeds"], report["gymnasium"]["returns"], strict=True))
     assert returns[report["worst"]["seed"]] == min(returns.values())
     assert report["worst"]["ret"] == pytest.approx(min(returns.values()), abs=0.01)
