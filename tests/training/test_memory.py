@@ -44,6 +44,13 @@ def dreamt_with(share, mdn_rnn, z, actions):
     return half_dreamt(mdn_rnn, z, actions, shares=(share,), key=jax.random.key(3)).prediction
 
 
+def test_a_fresh_m_expects_a_fall_rarely_and_one_that_is_fitted_on_what_it_did(mdn_rnn):
+    fresh, told = new_state(MEMORY).mdn_rnns, new_state(MemoryConfig(), [mdn_rnn]).mdn_rnns
+    np.testing.assert_allclose(jax.nn.sigmoid(fresh.head_bias[0, -1]), 1 / 1100, rtol=0.01)
+    assert not np.any(fresh.head_bias[0, :-1])
+    np.testing.assert_array_equal(told.head_bias[0], mdn_rnn.head_bias)
+
+
 def test_without_own_samples_it_is_the_prediction_of_each_real_step(mdn_rnn, driving):
     expected = jax.vmap(mdn_rnn.predict)(mdn_rnn.unroll(*driving).h)
     got = dreamt_with(0.0, mdn_rnn, *driving)
