@@ -92,9 +92,19 @@ _MOVING = MemoryConfig(
     trouble_weight=5.0,
 )
 
-# A search along what drivers see, by what laps would pay, in dreams whose noise lasts.
+# A search along what drivers see, by what laps would pay, in dreams whose noise lasts. Trouble is
+# rare, so that fewer dreams would choose by luck.
 _LAPS = EvolveConfig(
-    search=CMAESConfig(dreams=10, steps=1000, fitness="lap", straying=3000.0, moments=64, axes=60),
+    search=CMAESConfig(
+        population=48,
+        dreams=24,
+        steps=1000,
+        fitness="lap",
+        straying=3000.0,
+        missing=60.0,
+        moments=256,
+        axes=60,
+    ),
     temperature=0.8,
     persistence=0.5,
     start_middle=0.0,
@@ -229,8 +239,8 @@ ONWARD = Preset(
         controller="carracing_motion_controller",
         noise=0.1,
     ),
-    memory=replace(_MOVING, burn_in=60, learning_rate=7e-4),
-    evolve=replace(_LAPS, validate_every=6, validation_episodes=24, validation_first_seed=40),
+    memory=replace(_MOVING, trouble_weight=1.0, burn_in=60, learning_rate=7e-4),
+    evolve=replace(_LAPS, validation_episodes=32),
     loop=LoopConfig(
         rounds=2,
         patience=1,
@@ -238,8 +248,8 @@ ONWARD = Preset(
         noise=(0.0, 0.05, 0.3),
         weight_noise=(0.0, 0.0, 0.05, 0.1),
         memory_steps=300,
-        generations=18,
-        sigma=0.02,
+        generations=10,
+        sigma=0.015,
     ),
     hard_starts=0.5,
 )
@@ -265,7 +275,7 @@ def preset_of(name: str, task: Task = CAR_RACING) -> Preset:
         preset.memory.mdn_rnn, action_size=task.action_size, tiles="signed", motion=False
     )
     rounds = {"on_policy": sum(preset.loop.episodes.values())}
-    search = replace(preset.evolve.search, fitness="return", straying=0.0)
+    search = replace(preset.evolve.search, fitness="return", straying=0.0, missing=0.0)
     return replace(
         preset,
         collect=replace(preset.collect, env=task.id, episodes=driven, backend=backend),

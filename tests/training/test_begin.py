@@ -32,7 +32,7 @@ def begun(tmp_path, world, monkeypatch):
 
     def evaluate(policy, controller, *, env, **options):
         drives.append((env, options))
-        mean, count = (800.0, 24) if env == "real" else (700.0, 64)
+        mean, count = (800.0, 32) if env == "real" else (700.0, 64)
         return SimpleNamespace(mean=mean, std=5.0, returns=(mean,) * count)
 
     monkeypatch.setattr(begin, "evaluate", evaluate)
@@ -59,7 +59,7 @@ def test_stages_leave_what_was_taken_over_where_rounds_look_for_it(begun, world)
         "dream": 700.0,
         "real_mean": 800.0,
         "real_std": 5.0,
-        "real_episodes": 24,
+        "real_episodes": 32,
     }
     vae, (mdn_rnn,) = (
         load_vision(begun.preset.vision, contender.vision),
@@ -71,7 +71,7 @@ def test_stages_leave_what_was_taken_over_where_rounds_look_for_it(begun, world)
             np.testing.assert_array_equal(one, other)
     assert load_linear(contender.controller)[1]["begun_from"] == {"from": "a test"}
     real, dream = (options for _, options in begun.drives)
-    assert real["seeds"] == range(40, 64)
+    assert real["seeds"] == range(32)
     assert dream["dream"] == {"temperature": 0.8, "persistence": 0.5}
 
 
