@@ -104,8 +104,8 @@ def run(config: EvolveConfig) -> Path:
     those of the search so far.
 
     Raises:
-        ValueError: the configuration cannot be, as the backend for the world's task, or is not that
-            of the search in `out`.
+        ValueError: the configuration cannot be, as the backend for the world's task or a price that
+            no world can tell, or is not that of the search in `out`.
     """
     config.check()
     worlds = load_worlds((config.world, *config.worlds))
@@ -116,6 +116,7 @@ def run(config: EvolveConfig) -> Path:
         controller, _ = load_linear(config.controller, features=features, task=task)
     check_backend(_backend(config, task), task)
     config.search.check_task(task)
+    _check_speed_known(config, worlds)
     count = config.search.axes
     axes = None if count is None else PrincipalAxes.of(controller, worlds[0], count)
     evolution = Evolution(controller, linear_policy, config.search, axes)
@@ -232,6 +233,15 @@ def _dream_of(config: EvolveConfig) -> dict[str, Any]:
 
 def _jsonable(config: EvolveConfig) -> dict[str, Any]:
     return asdict(replace(config, out=str(config.out)))  # pyright: ignore[reportArgumentType]
+
+
+def _check_speed_known(config: EvolveConfig, worlds: Sequence[WorldModel]) -> None:
+    if config.search.missing and not all(world.mdn_rnn.config.motion for world in worlds):
+        raise ValueError(
+            f"missing is {config.search.missing}, but a world does not keep track of the car's "
+            "motion, by which a missed tile is told; expected 0. Give worlds that do, as "
+            "carracing_motion."
+        )
 
 
 def _check_at_least_one(name: str, value: int) -> None:

@@ -48,7 +48,7 @@ def straying(trajectory: Trajectory, track_tiles: float | Array) -> Float[Array,
 def missing(trajectory: Trajectory, track_tiles: float | Array) -> Float[Array, ""]:
     """How likely a tile was missed, in 0 to 1: half where M expected 43 % of those driven past.
 
-    By the worst tenth of a second after the first one and up to the end. A car that cuts a corner
+    By the worst tenth of a second from frame 60 up to the end. A car that cuts a corner
     is not lost, but without that tile no lap is finished. Of 206 real drives the worst moment, as M
     saw it, tells those that finished their lap from others with an area under the ROC curve of
     0.93. Only an M that keeps track of the car's speed can tell.

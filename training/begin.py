@@ -28,9 +28,11 @@ from wm_env.world_model import WorldModel
 def sized(preset: Preset) -> Preset:
     """The preset with V and M of the sizes of the world that it begins from, if it does so.
 
+    M's dropout stays as told. The driver `on_policy` is the controller in that world, unless told.
+
     Raises:
         ValueError: it names a world and no controller, or the other way round; or asks for several
-            M's, of which that world has one.
+            M's, of which that world has one; or for a search or a validation that cannot be.
         WeightsError: the world cannot be loaded, or is of another task.
     """
     begin = preset.begin
@@ -46,11 +48,18 @@ def sized(preset: Preset) -> Preset:
             f"memory.members is {preset.memory.members}, but a run that begins from {begin.world} "
             "has its one M; expected 1."
         )
-    world = world_for(preset.collect.task, begin.world)
+    preset.evolve.check()
+    world, collect = world_for(preset.collect.task, begin.world), preset.collect
+    sizes = replace(world.mdn_rnn.config, dropout=preset.memory.mdn_rnn.dropout)
     return replace(
         preset,
+        collect=replace(
+            collect,
+            world=collect.world or begin.world,
+            controller=collect.controller or begin.controller,
+        ),
         vision=replace(preset.vision, vae=world.vae.config),
-        memory=replace(preset.memory, mdn_rnn=world.mdn_rnn.config),
+        memory=replace(preset.memory, mdn_rnn=sizes),
     )
 
 
@@ -118,6 +127,9 @@ def _world(preset: Preset, out: Path) -> WorldModel:
     """The world to begin from; what is in `out` must be that too."""
     assert preset.begin.world is not None
     world, there = world_for(preset.collect.task, preset.begin.world), Contender(out).world
+    for fit in ("vision", "memory"):
+        if (out / fit / "checkpoint.safetensors").exists():  # what is here was fitted here
+            raise _other(preset.begin.world, out / fit)
     if there.exists():
         try:
             same = digest_of(load_world(there)) == digest_of(world)

@@ -37,8 +37,9 @@ class MemoryConfig(FitConfig):
     car: errors are squared, beyond 1 linear.
 
     Frames around those at which the road is lost weigh `trouble_weight` times as much as others:
-    only there does what the car does not tell what the road is like. The parts of the loss are
-    weighed too; expecting more tiles than were hit costs `asymmetry` times as
+    only there does what the car does not tell what the road is like. Held-out losses are weighed
+    alike, and so cannot be compared with those of another weight. The parts of the loss are weighed
+    too; expecting more tiles than were hit costs `asymmetry` times as
     much, and missing a fall `fall_weight` times as much as inventing one. The seed project's are
     10, 10, 5 and 1, over squared errors. `length` None fits on whole episodes, from h = 0.
     `members` M's of different seeds are fitted at once, on the same windows, for an ensemble.

@@ -219,7 +219,7 @@ PAPER = Preset(
     evolve=EvolveConfig(generations=1800, search=CMAESConfig(population=64, dreams=16, steps=1000)),
 )
 
-# Rounds from the shipped world and its controller on: what both were made with, in one command.
+# Rounds from the shipped world and its controller on.
 ONWARD = Preset(
     begin=BeginConfig("carracing_motion", "carracing_motion_controller"),
     collect=CollectConfig(
@@ -235,8 +235,6 @@ ONWARD = Preset(
             "failures": 16,
             "brownian": 16,
         },
-        world="carracing_motion",
-        controller="carracing_motion_controller",
         noise=0.1,
     ),
     memory=replace(_MOVING, trouble_weight=1.0, burn_in=60, learning_rate=7e-4),
@@ -282,5 +280,5 @@ def preset_of(name: str, task: Task = CAR_RACING) -> Preset:
         memory=replace(preset.memory, mdn_rnn=mdn_rnn, asymmetry=1.0, trouble_weight=1.0),
         evolve=replace(preset.evolve, search=search),
         hard_starts=0.0,
-        loop=replace(preset.loop, episodes=rounds, fidelity_episodes=0),
+        loop=replace(preset.loop, episodes=rounds, noise=LoopConfig().noise, fidelity_episodes=0),
     )

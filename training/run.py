@@ -15,6 +15,7 @@ from training.pictures import memory_pictures
 from training.plan import CollectConfig
 from training.presets import Preset
 from training.provenance import write_worlds
+from training.starts import check_hard
 from training.store import check_task, open_store
 from training.vision import load_vision
 from wm_env.mdn_rnn import MDNRNN
@@ -98,8 +99,9 @@ class Run:
         """Fit M in `folder/memory`, and write the world of it.
 
         Raises:
-            ValueError: V's latents are not of M's size.
+            ValueError: V's latents are not of M's size, or no such share of starts can be hard.
         """
+        check_hard(self.preset.hard_starts, self.preset.collect.task)
         vae = load_vision(self.preset.vision, vision)
         check_encoded_by(latents, vae)
         sizes = vae.config.latent_size, config.mdn_rnn.latent_size

@@ -35,15 +35,15 @@ def start_states(
 ) -> StartStates:
     """Draw first frames, and moments on the road in mid-episode with the carry burned in.
 
-    A share `hard` of the moments, where there are so many, is of fast cars shortly before a hairpin
-    or the road's loss: trouble is rare among others. Episodes of a task without tiles may be short:
-    then half of a typical one burns in.
+    So many as the share `hard` of `middle`, where there are, are of fast cars shortly before a
+    hairpin or the road's loss: trouble is rare among others. Episodes of a task without tiles may
+    be short: then half of a typical one burns in.
 
     Raises:
         ValueError: `hard` is not a share, or the task has no road.
     """
     task, burn_in = shards[0].task, BURN_IN
-    _check_hard(hard, task)
+    check_hard(hard, task)
     if not task.pays_tiles:
         lengths = [row.length for shard in shards for row in shard.rows]
         burn_in = min(BURN_IN, max(1, int(np.median(lengths)) // 2))
@@ -139,7 +139,12 @@ def _hard_moments(episode: EpisodeLatents) -> np.ndarray:
     return steps[(hit[steps] - hit[steps - 40] > _FAST) & (lost[begins] | bends).any(axis=1)]
 
 
-def _check_hard(hard: float, task: Task) -> None:
+def check_hard(hard: float, task: Task) -> None:
+    """Look whether a share of hard moments can be.
+
+    Raises:
+        ValueError: it is not a share, or the task has no road.
+    """
     if not 0.0 <= hard <= 1.0:
         raise ValueError(f"hard is {hard}; expected a share of the moments from 0 to 1.")
     if hard and not task.pays_tiles:

@@ -23,7 +23,7 @@ _MARKS = {
     "vision": ("vision/checkpoint.safetensors",),
     "latents": ("latents/*.safetensors",),
     "memory": ("memory/checkpoint.safetensors", "world*.safetensors"),
-    "evolve": ("evolve/checkpoint.safetensors",),
+    "evolve": ("evolve/checkpoint.safetensors", "evolve/history.jsonl"),
     "loop": (
         "round-*/data/shard-*.zip",
         "round-*/latents/*.safetensors",
@@ -120,8 +120,9 @@ def _evolved(contender: Contender) -> str:
     history = _lines(contender.folder / "evolve" / "history.jsonl")
     real = max((line for line in history if "real_mean" in line), key=lambda one: one["real_mean"])
     dream = max(line["fixed_return"] for line in history)
+    searched = "taken over" if real["generation"] == 0 else f"{len(history)} generations"
     return (
-        f"{len(history)} generations, best dream {dream:.0f}, best validation "
+        f"{searched}, best dream {dream:.0f}, best validation "
         f"{real['real_mean']:.0f} ± {real['real_std']:.0f} on {real['real_episodes']} real tracks "
         f"(generation {real['generation']})"
     )

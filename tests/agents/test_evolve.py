@@ -229,6 +229,13 @@ def test_a_configuration_that_cannot_be_is_refused_before_anything_is_read(
     assert not config.out.exists()
 
 
+def test_a_price_on_missed_tiles_is_refused_where_no_speed_is_known(tmp_path):
+    config = EvolveConfig(out=tmp_path / "out", search=CMAESConfig(missing=30.0))
+    with pytest.raises(ValueError, match=r"missing is 30.0.*carracing_motion"):
+        evolve.run(config)
+    assert not config.out.exists()
+
+
 def test_the_figure_shows_the_horizon_where_it_grows(tmp_path):
     sizes = {}
     for name, growth in (("flat", 0), ("grown", 100)):

@@ -94,11 +94,23 @@ def test_another_world_or_controller_than_the_runs_is_refused(begun, random_worl
         begun.play(replace(begun.preset, begin=replace(begun.preset.begin, controller=str(other))))
 
 
+@pytest.mark.parametrize("fit", ["vision", "memory"])
+def test_what_the_run_has_fitted_itself_is_not_replaced(begun, fit):
+    (begun.out / fit).mkdir(parents=True)
+    (begun.out / fit / "checkpoint.safetensors").write_bytes(b"of a fit")
+    with pytest.raises(StoreError, match=f"{fit} is not .*given.*another --out"):
+        begun.play()
+
+
 def test_sizes_are_those_of_the_world():
     preset = sized(replace(Preset(), begin=ONWARD.begin))
-    assert preset.memory.mdn_rnn == load_world("carracing_motion").mdn_rnn.config
+    assert preset.memory.mdn_rnn == replace(
+        load_world("carracing_motion").mdn_rnn.config, dropout=0.0
+    )
     assert preset.memory.mdn_rnn.motion and not Preset().memory.mdn_rnn.motion
-    assert sized(ONWARD) == ONWARD  # whose sizes are written down too
+    assert sized(ONWARD).memory == ONWARD.memory  # whose sizes are written down too
+    assert sized(ONWARD).collect.world == ONWARD.begin.world
+    assert sized(ONWARD).collect.controller == ONWARD.begin.controller
     assert sized(Preset()) == Preset()
 
 
@@ -108,6 +120,7 @@ def test_sizes_are_those_of_the_world():
         (["--begin.controller", "None"], "begin.controller None; expected both"),
         (["--memory.members", "2"], "memory.members is 2.*expected 1"),
         (["--begin.world", "nowhere"], "nowhere"),
+        (["--evolve.validation-first-seed", "1000"], "1000"),
     ],
 )
 def test_what_cannot_begin_is_told_before_anything_is_written(tmp_path, capsys, numbers, told):
