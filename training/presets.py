@@ -148,14 +148,14 @@ LAPTOP = Preset(
 
 # The whole path in minutes, to see that it works: nothing that it makes can drive.
 SMOKE = Preset(
-    collect=CollectConfig(episodes={"heuristic": 8, "brownian": 8}, cars=8, max_steps=180),
+    collect=CollectConfig(episodes={"heuristic": 8, "brownian": 8}, cars=8, max_steps=120),
     vision=VisionConfig(batch=32, steps=20),
     memory=replace(_MOVING, batch=4, length=40, burn_in=8, steps=10),
     evolve=replace(
         _LAPS,
         generations=2,
         search=replace(
-            _LAPS.search, population=8, dreams=2, steps=50, moments=2, moment_steps=20, axes=8
+            _LAPS.search, population=8, dreams=2, steps=50, moments=2, moment_steps=20, axes=None
         ),
         validate_every=2,
         validation_episodes=2,
