@@ -164,6 +164,31 @@ def _backend(config: EvolveConfig, task: Task) -> str:
     return config.backend or default_backend(task)
 
 
+def validate(
+    controller: LinearController,
+    world: WorldModel,
+    config: EvolveConfig,
+    *,
+    progress: bool = False,
+) -> dict[str, float]:
+    """What a controller gets on the config's real tracks: `real_mean`, `real_std`, and how many."""
+    real = evaluate(
+        linear_policy,
+        controller,
+        env="real",
+        seeds=config.validation_seeds(),
+        world_model=world,
+        backend=_backend(config, world.task),
+        max_episode_steps=config.validation_steps,
+        progress=progress,
+    )
+    return {
+        "real_mean": real.mean,
+        "real_std": real.std,
+        "real_episodes": config.validation_episodes,
+    }
+
+
 def _validate_if_due(
     controller: LinearController,
     world: WorldModel,
@@ -175,21 +200,7 @@ def _validate_if_due(
     due = number and (number % config.validate_every == 0 or number >= config.generations)
     if not due or "real_mean" in history.lines[-1]:
         return
-    real = evaluate(
-        linear_policy,
-        controller,
-        env="real",
-        seeds=config.validation_seeds(),
-        world_model=world,
-        backend=_backend(config, world.task),
-        max_episode_steps=config.validation_steps,
-        progress=False,
-    )
-    figures = {
-        "real_mean": real.mean,
-        "real_std": real.std,
-        "real_episodes": config.validation_episodes,
-    }
+    figures = validate(controller, world, config)
     facts = {"generation": number, "evolve": _jsonable(config), "validation": figures}
     save_linear(controller, _controller(config, number), facts)
     history.amend(**figures)

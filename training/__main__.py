@@ -11,12 +11,14 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+PresetName = Literal["smoke", "laptop", "onward", "seed", "paper"]
+
 
 @dataclass(frozen=True)
 class Stage:
     """Options of every stage."""
 
-    preset: Literal["smoke", "laptop", "onward", "seed", "paper"] = "laptop"
+    preset: PresetName = "laptop"
     env: str = "CarRacing-v3"  # Gymnasium's id of a task in wm_env/task.py, as LunarLander-v3
     out: Path | None = None  # runs/PRESET unless told, of another env runs/ENV-PRESET
     store: str | None = None  # of the shards: a folder or any URL of fsspec; OUT/data unless told
@@ -110,7 +112,7 @@ class All(Stage):
 class Sweep:
     """Fit M with one change at a time on a run's latents, and compare how true the dreams are."""
 
-    preset: Literal["smoke", "laptop", "onward", "seed", "paper"] = "laptop"
+    preset: PresetName = "laptop"
     out: Path | None = None  # of the run, whose V and latents are used; runs/PRESET unless told
     changes: tuple[str, ...] | None = None  # of training/sweep.py; all of them unless told
     steps: int = 300  # of each fit

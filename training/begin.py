@@ -8,11 +8,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from agents.linear import LinearController, linear_policy, load_linear, save_linear
+from agents.evolve import validate
+from agents.linear import linear_policy, load_linear, save_linear
 from training.contender import Contender
 from training.presets import Preset
 from wm_env.checkpoint import save_checkpoint
-from wm_env.evaluation import Evaluation, evaluate
+from wm_env.evaluation import evaluate
 from wm_env.storage import StoreError
 from wm_env.weights import (
     WeightsError,
@@ -92,7 +93,8 @@ def take_controller(preset: Preset, out: Path) -> None:
         if digest_of(load_linear(contender.controller)[0]) != digest_of(controller):
             raise _other(preset.begin.controller, contender.controller)
         return
-    real = _validate(controller, world, preset)
+    backend = evolving.backend or preset.collect.backend
+    validation = validate(controller, world, replace(evolving, backend=backend), progress=True)
     dreamt = evaluate(
         linear_policy,
         controller,
@@ -103,24 +105,11 @@ def take_controller(preset: Preset, out: Path) -> None:
         dream={"temperature": evolving.temperature, "persistence": evolving.persistence},
         progress=False,
     )
-    validation = {"real_mean": real.mean, "real_std": real.std, "real_episodes": len(real.returns)}
     line = {"generation": 0, "fixed_return": dreamt.mean, **validation}
     history = contender.controller.parent / "history.jsonl"
     write_atomically(history, (json.dumps(line) + "\n").encode())
     told = {"generation": 0, "validation": validation, "finished": True, "begun_from": facts}
     save_linear(controller, contender.controller, told)
-
-
-def _validate(controller: LinearController, world: WorldModel, preset: Preset) -> Evaluation:
-    return evaluate(
-        linear_policy,
-        controller,
-        env="real",
-        seeds=preset.evolve.validation_seeds(),
-        world_model=world,
-        backend=preset.evolve.backend or preset.collect.backend,
-        max_episode_steps=preset.evolve.validation_steps,
-    )
 
 
 def _world(preset: Preset, out: Path) -> WorldModel:

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from agents.laps import LOST_FRAMES
 from training.latents import EpisodeLatents, LatentShard
-from training.trouble import STRETCH, losses
+from training.trouble import losses
 from wm_env.mdn_rnn import MDNRNN
 from wm_env.task import Task
 from wm_env.vae import VAE
@@ -59,12 +60,10 @@ def start_states(
             episode.mu[0].copy() for episode in episodes
         ]  # of their arrays nothing else stays
         moments = [(episode, at) for episode in episodes for at in _moments(episode, task, burn_in)]
-        chosen = [moments[one] for one in random.permutation(len(moments))[:per_shard]]
-        middles += [_middle(episode, at, burn_in) for episode, at in chosen]
+        middles += _draw(moments, per_shard, burn_in, random)
         if hard:
             moments = [(episode, at) for episode in episodes for at in _hard_moments(episode)]
-            chosen = [moments[one] for one in random.permutation(len(moments))[:per_shard]]
-            troubled += [_middle(episode, at, burn_in) for episode, at in chosen]
+            troubled += _draw(moments, per_shard, burn_in, random)
     if not middles:  # a tiny or hopeless set: begin in the middle where others begin an episode
         still = np.zeros((burn_in, task.action_size), np.float32)
         middles = [(np.repeat(firsts[0][None], burn_in + 1, 0), still, None)]
@@ -107,13 +106,22 @@ def _burn_in(mdn_rnn: MDNRNN, z: jax.Array, actions: jax.Array, motion: jax.Arra
     return jax.vmap(mdn_rnn.unroll)(z, actions, told=motion)
 
 
-def _middle(episode: EpisodeLatents, at: int, burn_in: int) -> _Middle:
-    moved = episode.motion
-    return (
-        episode.mu[at - burn_in : at + 1].copy(),
-        episode.actions[at - burn_in : at].copy(),
-        None if moved is None else moved[at - burn_in + 1 : at + 1].copy(),
-    )
+def _draw(
+    moments: list[tuple[EpisodeLatents, int]], most: int, burn_in: int, random: np.random.Generator
+) -> list[_Middle]:
+    """Some of the moments, each with what led there."""
+    drawn = []
+    for chosen in random.permutation(len(moments))[:most]:
+        episode, at = moments[chosen]
+        moved = episode.motion
+        drawn.append(
+            (
+                episode.mu[at - burn_in : at + 1].copy(),
+                episode.actions[at - burn_in : at].copy(),
+                None if moved is None else moved[at - burn_in + 1 : at + 1].copy(),
+            )
+        )
+    return drawn
 
 
 def _moments(episode: EpisodeLatents, task: Task, burn_in: int) -> np.ndarray:
@@ -133,9 +141,9 @@ def _hard_moments(episode: EpisodeLatents) -> np.ndarray:
     steered = np.concatenate([[0.0], np.cumsum(episode.actions[:, 0])])
     lost = np.zeros(len(hit), bool)
     lost[losses(episode.tiles)] = True
-    steps = np.arange(BURN_IN, len(episode.tiles) - _SOON[1] - STRETCH, 10)
+    steps = np.arange(BURN_IN, len(episode.tiles) - _SOON[1] - LOST_FRAMES, 10)
     begins = steps[:, None] + np.arange(*_SOON)
-    bends = abs(steered[begins + STRETCH] - steered[begins]) > _HAIRPIN * STRETCH
+    bends = abs(steered[begins + LOST_FRAMES] - steered[begins]) > _HAIRPIN * LOST_FRAMES
     return steps[(hit[steps] - hit[steps - 40] > _FAST) & (lost[begins] | bends).any(axis=1)]
 
 

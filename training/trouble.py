@@ -3,18 +3,19 @@
 import numpy as np
 from jaxtyping import Bool, Num
 
-STRETCH = 25  # frames without a tile, half a second: the car has lost the road
-_FAST = 3  # tiles in as many frames before that: it was on its way
+from agents.laps import LOST_FRAMES
+
+_FAST = 3  # tiles in the half second before the road is lost: the car was on its way
 _AROUND = 25  # frames before and after the last tile in which the car does not follow its road
 
 
 def losses(tiles: Num[np.ndarray, "t"]) -> np.ndarray:
     """The steps at which the road is lost: those after the last tile of a car on its way."""
     hit = np.concatenate([[0], np.cumsum(np.asarray(tiles) > 0)])
-    steps = np.arange(STRETCH, len(tiles) - STRETCH + 1)
+    steps = np.arange(LOST_FRAMES, len(tiles) - LOST_FRAMES + 1)
     last = hit[steps] > hit[steps - 1]
-    gone = hit[steps + STRETCH] == hit[steps]
-    return steps[last & gone & (hit[steps] - hit[steps - STRETCH] >= _FAST)]
+    gone = hit[steps + LOST_FRAMES] == hit[steps]
+    return steps[last & gone & (hit[steps] - hit[steps - LOST_FRAMES] >= _FAST)]
 
 
 def around_losses(tiles: Num[np.ndarray, "t"]) -> Bool[np.ndarray, "t"]:

@@ -82,8 +82,8 @@ def rollout(
         alive = now.alive & ~terminated & ~env.is_truncated(state, params)
         seen = None
         if record:
-            state_at = now.state
-            seen = (now.observation, action, state_at.z, reward, now.alive, state_at.carry.motion)
+            before = now.state
+            seen = now.observation, action, before.z, reward, now.alive, before.carry.motion
         return _Progress(state, observation, alive, after), seen
 
     zero, no = jnp.float32(0.0), jnp.bool_(False)

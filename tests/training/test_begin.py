@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from agents import evolve
 from agents.linear import LinearController, load_linear, save_linear
 from training import begin, pipeline
 from training.__main__ import main
@@ -35,7 +36,8 @@ def begun(tmp_path, world, monkeypatch):
         mean, count = (800.0, 32) if env == "real" else (700.0, 64)
         return SimpleNamespace(mean=mean, std=5.0, returns=(mean,) * count)
 
-    monkeypatch.setattr(begin, "evaluate", evaluate)
+    for module in (begin, evolve):
+        monkeypatch.setattr(module, "evaluate", evaluate)
     save_world(world, tmp_path / "given.safetensors")
     weight = jax.random.normal(jax.random.key(0), (3, 288))
     controller = LinearController(weight, jax.numpy.zeros(3))
