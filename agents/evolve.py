@@ -203,7 +203,7 @@ def _validate_if_due(
     figures = validate(controller, world, config)
     facts = {"generation": number, "evolve": _jsonable(config), "validation": figures}
     save_linear(controller, _controller(config, number), facts)
-    history.amend(**figures)
+    history.amend(**figures, at=time.time())
     _conclude(config, history, finished=False)
 
 

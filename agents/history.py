@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 
 from wm_env.weights import write_atomically
 
-Line = dict[str, float]  # its number, returns in the dream, real_mean and more where validated
+Line = dict[str, float]  # number, returns in the dream; where validated real_mean, `at`, and more
 
 
 class History:

@@ -59,7 +59,10 @@ class Stage:
         )
         chosen = sized(chosen)
         folder = self.preset if task == CAR_RACING else f"{task.id}-{self.preset}"
-        return getattr(pipeline, f"run_{name}")(chosen, self.out or Path("runs") / folder)
+        out = self.out or Path("runs") / folder
+        if name == "all":
+            return pipeline.run_all(chosen, out)
+        return pipeline.run_stage(name, chosen, out)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ does itself is to drive, and the rounds of the loop.
 """
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,7 +106,7 @@ def take_controller(preset: Preset, out: Path) -> None:
         dream={"temperature": evolving.temperature, "persistence": evolving.persistence},
         progress=False,
     )
-    line = {"generation": 0, "fixed_return": dreamt.mean, **validation}
+    line = {"generation": 0, "fixed_return": dreamt.mean, **validation, "at": time.time()}
     history = contender.controller.parent / "history.jsonl"
     write_atomically(history, (json.dumps(line) + "\n").encode())
     told = {"generation": 0, "validation": validation, "finished": True, "begun_from": facts}

@@ -80,14 +80,18 @@ class Contender:
         """The mean return on the real tracks that chose this controller in its evolution."""
         return load_linear(self.controller)[1]["validation"]["real_mean"]
 
+    def history(self) -> list[dict[str, float]]:
+        """What `agents.history.EvolutionHistory` tells of its evolution; taken over, one line."""
+        lines = (self.folder / "evolve" / "history.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
     def scores(self) -> dict[str, float]:
         """How the controller did: `generation`, `dream` (its mean return there), `real_mean`, ….
 
         The real figures are those of the validation that chose it.
         """
         facts = load_linear(self.controller)[1]
-        lines = (self.folder / "evolve" / "history.jsonl").read_text().splitlines()
-        dream = {line["generation"]: line["fixed_return"] for line in map(json.loads, lines)}
+        dream = {line["generation"]: line["fixed_return"] for line in self.history()}
         generation = facts["generation"]
         return {"generation": generation, "dream": dream[generation], **facts["validation"]}
 

@@ -8,6 +8,8 @@ world.safetensors                             (memory)
 evolve/     controllers, history, figure      (evolve)
 round-NN/   data, world, report of a round    (loop)
 evaluation.json                               (evaluation)
+times.jsonl                                   (each)
+score_over_time.png                           (evolve, loop)
 
 Of several processes the first alone writes, and the others share its fits.
 """
@@ -25,6 +27,7 @@ from training.loop import run_loop
 from training.presets import Preset
 from training.run import Run
 from training.summary import marks, print_summary
+from training.timeline import Timeline, draw_score
 from training.vision import fit_vision
 
 
@@ -77,21 +80,34 @@ def run_evaluation(preset: Preset, out: Path) -> None:
     wait_for_all("the evaluation is written")
 
 
+STAGES: dict[str, Callable[[Preset, Path], None]] = {
+    "collect": run_collect,
+    "vision": run_vision,
+    "latents": run_latents,
+    "memory": run_memory,
+    "evolve": run_evolve,
+    "loop": run_loop,
+    "evaluation": run_evaluation,
+}
+
+
+def run_stage(stage: str, preset: Preset, out: Path) -> None:
+    """Run one of `STAGES`, and note when it was at work."""
+    if not is_first():
+        STAGES[stage](preset, out)
+        return
+    with Timeline(out).stage(stage):
+        STAGES[stage](preset, out)
+    if stage in ("evolve", "loop"):
+        draw_score(out, Run(preset, out).contenders(), out / "score_over_time.png")
+
+
 def run_all(preset: Preset, out: Path) -> None:
     """Every stage in order; what is done is kept. At the end a table says what there is."""
-    stages = {
-        "collect": run_collect,
-        "vision": run_vision,
-        "latents": run_latents,
-        "memory": run_memory,
-        "evolve": run_evolve,
-        "loop": run_loop,
-        "evaluation": run_evaluation,
-    }
     run, spent = Run(preset, out), {}
-    for stage, work in stages.items():
+    for stage in STAGES:
         before, since = marks(stage, run.store, out), time.monotonic()
-        work(preset, out)
+        run_stage(stage, preset, out)
         kept = marks(stage, run.store, out) == before
         spent[stage] = "kept" if kept else f"{time.monotonic() - since:.1f}"
     if is_first():

@@ -69,7 +69,10 @@ def print_summary(
             _fitted(preset.memory, first.memory),
             "memory/ mdn_rnn.safetensors, pictures; world.safetensors",
         ),
-        "evolve": (_evolved(first), "evolve/ controller.safetensors, evolution.png"),
+        "evolve": (
+            _evolved(first),
+            "evolve/ controller.safetensors, evolution.png; score_over_time.png",
+        ),
         "loop": (
             "\n".join(f"{one.folder.name}: {_evolved(one)}" for one in rounds) or "no rounds",
             "\n".join(f"{one.folder.name}/" for one in rounds),
@@ -117,7 +120,7 @@ def _fitted(config: FitConfig, folder: Path) -> str:
 
 
 def _evolved(contender: Contender) -> str:
-    history = _lines(contender.folder / "evolve" / "history.jsonl")
+    history = contender.history()
     real = max((line for line in history if "real_mean" in line), key=lambda one: one["real_mean"])
     dream = max(line["fixed_return"] for line in history)
     searched = "taken over" if real["generation"] == 0 else f"{len(history)} generations"

@@ -53,7 +53,11 @@ def test_bench_is_passed_its_options(tmp_path, monkeypatch):
 
 def test_any_number_of_a_preset_can_be_told_by_its_path(tmp_path, monkeypatch):
     told = {}
-    monkeypatch.setattr(pipeline, "run_memory", lambda preset, out: told.update(preset=preset))
+
+    def run_memory(preset, out):
+        told.update(preset=preset)
+
+    monkeypatch.setitem(pipeline.STAGES, "memory", run_memory)
     arguments = ["--memory.asymmetry", "5", "--memory.mdn-rnn.tiles", "squared"]
     assert main(["memory", "--preset", "smoke", "--out", str(tmp_path), *arguments]) == 0
     expected = replace(

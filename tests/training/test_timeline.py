@@ -1,0 +1,68 @@
+"""Hours of work: pauses do not count, and what a kill lost does not either."""
+
+import json
+
+import pytest
+
+from training.contender import Contender
+from training.timeline import Span, Timeline, draw_score, validations
+
+HOUR = 3600.0
+
+
+def _write(out, spans):
+    lines = [json.dumps(span._asdict()) + "\n" for span in spans]
+    (out / "times.jsonl").write_text("".join(lines))
+
+
+def test_a_stage_leaves_when_it_began_and_ended_even_where_it_fails(tmp_path):
+    with Timeline(tmp_path).stage("vision"):
+        assert Timeline(tmp_path).spans[0].ended is None
+    with pytest.raises(RuntimeError), Timeline(tmp_path).stage("memory"):
+        raise RuntimeError
+    spans = Timeline(tmp_path).spans
+    assert [span.stage for span in spans] == ["vision", "memory"]
+    assert all(span.ended is not None and span.began <= span.ended for span in spans)
+    assert spans[0].ended <= spans[1].began
+
+
+def test_nothing_was_worked_before_anything_began(tmp_path):
+    assert Timeline(tmp_path).hours([5.0]) == [0.0]
+    _write(tmp_path, [Span("collect", 10 * HOUR, 11 * HOUR)])
+    assert Timeline(tmp_path).hours([5 * HOUR]) == [0.0]
+
+
+def test_pauses_between_stages_are_not_work(tmp_path):
+    _write(tmp_path, [Span("collect", 0.0, HOUR), Span("evolve", 10 * HOUR, 12 * HOUR)])
+    moments = [0.5 * HOUR, 5 * HOUR, 11 * HOUR, 20 * HOUR]
+    assert Timeline(tmp_path).hours(moments) == [0.5, 1.0, 2.0, 3.0]
+
+
+def test_of_a_killed_stage_what_led_to_a_validation_counts(tmp_path):
+    _write(
+        tmp_path,
+        [Span("evolve", 0.0, None), Span("evolve", 9 * HOUR, None), Span("loop", 20 * HOUR, None)],
+    )
+    assert Timeline(tmp_path).hours([2 * HOUR, 10 * HOUR]) == [2.0, 3.0]
+    assert Timeline(tmp_path).hours([10 * HOUR, 21 * HOUR]) == [1.0, 2.0]
+
+
+def test_the_figure_shows_every_validation_by_the_hours_worked(tmp_path):
+    contenders = [Contender(tmp_path), Contender(tmp_path / "round-01")]
+    for one, at in zip(contenders, (1 * HOUR, 3 * HOUR), strict=True):
+        lines = [
+            {"generation": 1, "fixed_return": 5.0},
+            {"generation": 2, "fixed_return": 6.0, "real_mean": at / 60, "real_std": 7.0, "at": at},
+        ]
+        history = one.folder / "evolve" / "history.jsonl"
+        history.parent.mkdir(parents=True)
+        history.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    _write(tmp_path, [Span("evolve", 0.0, HOUR), Span("loop", 2 * HOUR, 4 * HOUR)])
+    assert validations(tmp_path, contenders) == [[(1.0, 60.0, 7.0)], [(2.0, 180.0, 7.0)]]
+    draw_score(tmp_path, contenders, tmp_path / "score.png")
+    assert (tmp_path / "score.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_without_validations_has_an_empty_figure(tmp_path):
+    draw_score(tmp_path, [], tmp_path / "score.png")
+    assert (tmp_path / "score.png").exists()
