@@ -115,7 +115,7 @@ class All(Stage):
 class Sweep:
     """Fit M with one change at a time on a run's latents, and compare how true the dreams are."""
 
-    preset: PresetName = "laptop"
+    preset: PresetName = "onward"
     out: Path | None = None  # of the run, whose V and latents are used; runs/PRESET unless told
     changes: tuple[str, ...] | None = None  # of training/sweep.py; all of them unless told
     steps: int = 300  # of each fit

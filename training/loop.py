@@ -77,7 +77,7 @@ def _run_round(run: Run, index: int, best: Contender) -> None:
             world=str(Contender(folder).world),
             worlds=preset.evolve.worlds if vision == run.out / "vision" else (),  # one V for all
             controller=str(best.controller),
-            search=replace(preset.evolve.search, sigma=loop.sigma),
+            search=loop.search,
             out=folder / "evolve",
             generations=loop.generations,
             seed=preset.evolve.seed + index,

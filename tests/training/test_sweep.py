@@ -65,7 +65,7 @@ def test_the_mixture_can_be_drawn_anew_alone(begin):
 
 
 def test_every_change_is_a_config_other_than_the_base_or_another_dream_of_it():
-    sizes = replace(MEMORY.mdn_rnn, motion=True, correlated=True)  # as the preset laptop's
+    sizes = replace(MEMORY.mdn_rnn, motion=True, correlated=True)  # as the preset onward's
     base = replace(MEMORY, mdn_rnn=sizes, own_foretold=False)
     fits = [changed(base, change) for change in CHANGES.values() if not change.fits]
     again = {name for change in CHANGES.values() for name in change.fits}
