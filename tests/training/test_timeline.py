@@ -20,10 +20,10 @@ def test_a_stage_leaves_when_it_began_and_ended_even_where_it_fails(tmp_path):
         assert Timeline(tmp_path).spans[0].ended is None
     with pytest.raises(RuntimeError), Timeline(tmp_path).stage("memory"):
         raise RuntimeError
-    spans = Timeline(tmp_path).spans
-    assert [span.stage for span in spans] == ["vision", "memory"]
-    assert all(span.ended is not None and span.began <= span.ended for span in spans)
-    assert spans[0].ended <= spans[1].began
+    first, second = Timeline(tmp_path).spans
+    assert (first.stage, second.stage) == ("vision", "memory")
+    assert first.ended is not None and second.ended is not None
+    assert first.began <= first.ended <= second.began <= second.ended
 
 
 def test_nothing_was_worked_before_anything_began(tmp_path):
