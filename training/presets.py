@@ -84,8 +84,8 @@ class Preset:
     hard_starts: float = 0.0
 
 
-# M as the shipped world's: it follows the car's motion, draws latents together, and need not foretell
-# what came where it saw its own sample.
+# M as the shipped world's: it follows the car's motion, draws latents together, and need not
+# foretell what came where it saw its own sample.
 _MOVING = MemoryConfig(
     mdn_rnn=MDNRNNConfig(motion=True, correlated=True, dropout=0.05), own_foretold=False
 )
