@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from agents.cma_es import CMAESConfig
 from agents.linear import LinearController, load_linear, save_linear
 from tests.training.episodes import made_up_episode
 from tests.training.fits import MEMORY, VISION
@@ -82,6 +83,11 @@ def test_a_gain_gives_the_loop_its_patience_back(rounds):
 def test_shards_of_one_car_are_refused_before_anything_is_driven(rounds):
     with pytest.raises(ValueError, match="loop.cars is 1; expected 2 or more"):
         rounds(cars=1)
+
+
+def test_a_search_that_cannot_be_is_refused_before_anything_is_driven(rounds):
+    with pytest.raises(ValueError, match=r"sigma is 0\.0"):
+        rounds(search=CMAESConfig(sigma=0.0))
 
 
 def test_rounds_that_are_there_count_and_are_not_run_again(rounds):

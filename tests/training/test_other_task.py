@@ -139,6 +139,7 @@ def test_a_preset_for_another_task_drives_as_much_and_carracings_stays(name):
     assert (mine.memory.mdn_rnn.action_size, mine.memory.mdn_rnn.tiles) == (2, "signed")
     assert mine.memory.asymmetry == 1.0
     mine.evolve.search.check_task(LUNAR_LANDER)
+    mine.loop.search.check_task(LUNAR_LANDER)
     assert mine.hard_starts == 0.0
     assert LAPTOP.collect.task == CAR_RACING
 
