@@ -109,8 +109,8 @@ _LAPS = EvolveConfig(
 )
 
 # From nothing to a controller that drives in about an hour on two cores. M sees samples of V's
-# posterior and never its own: only so is a dream of so little fitting true to who comes from
-# nothing (docs/results.md). At first the return ranks, since a price on being lost teaches whoever
+# posterior and never its own: only so did drivers from nothing transfer after so little fitting
+# (docs/results.md). At first the return ranks, since a price on being lost teaches whoever
 # cannot drive to stand still.
 LAPTOP = Preset(
     collect=CollectConfig(
