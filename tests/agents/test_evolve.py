@@ -92,7 +92,7 @@ def told(config):
     """The lines of the history, without what the clock says."""
     lines = (config.out / "history.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
-    return [{name: row[name] for name in row if name != "seconds"} for row in rows]
+    return [{name: row[name] for name in row if name not in ("seconds", "at")} for row in rows]
 
 
 def kept(config):
