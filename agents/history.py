@@ -11,7 +11,9 @@ import matplotlib.pyplot as plt
 
 from wm_env.weights import write_atomically
 
-Line = dict[str, float]  # number, returns in the dream; where validated real_mean, `at`, and more
+# Its number, returns in the dream; where validated real_mean and more, as `at`, in seconds since
+# 1970.
+Line = dict[str, float]
 
 
 class History:

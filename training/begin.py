@@ -51,6 +51,7 @@ def sized(preset: Preset) -> Preset:
             "has its one M; expected 1."
         )
     preset.evolve.check()
+    preset.loop.search.check()
     world, collect = world_for(preset.collect.task, begin.world), preset.collect
     sizes = replace(world.mdn_rnn.config, dropout=preset.memory.mdn_rnn.dropout)
     return replace(

@@ -28,7 +28,7 @@ class MemoryConfig(FitConfig):
     `own_shares` the share of its steps at which M sees its own sample instead of the real latent
     (scheduled sampling, Bengio et al. 2015). Without it M has never seen what its dreams look like
     once they stray: it then puts the car back on the road, and whoever is evolved there drives
-    blind. But where M saw a sample, what the driver did tells it what the road really was, so that
+    blind, unless it has seen posterior samples, which stray as much. But where M saw a sample, what the driver did tells it what the road really was, so that
     dreamt roads come to obey the driver; not `own_foretold`, such a step's next latent is not M's
     to foretell, and the samples are only what it has lived through.
 

@@ -16,6 +16,7 @@ Of several processes the first alone writes, and the others share its fits.
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,12 +94,11 @@ STAGES: dict[str, Callable[[Preset, Path], None]] = {
 
 def run_stage(stage: str, preset: Preset, out: Path) -> None:
     """Run one of `STAGES`, and note when it was at work."""
-    if not is_first():
+    elsewhere = stage == "collect" and preset.store is not None  # what other runs may share
+    noted = is_first() and not elsewhere
+    with Timeline(out).stage(stage) if noted else nullcontext():
         STAGES[stage](preset, out)
-        return
-    with Timeline(out).stage(stage):
-        STAGES[stage](preset, out)
-    if stage in ("evolve", "loop"):
+    if is_first() and stage in ("evolve", "loop"):
         draw_score(out, Run(preset, out).contenders(), out / "score_over_time.png")
 
 

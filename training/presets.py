@@ -37,7 +37,8 @@ class LoopConfig:
     vision_steps: int = 500
     memory_steps: int = 500
     generations: int = 20
-    # Of evolving on from the best controller: with a sigma of 0.05 it strayed (docs/results.md).
+    # Of evolving on from the best controller: one that drives well strays with a sigma of 0.05
+    # (docs/results.md).
     search: CMAESConfig = CMAESConfig(sigma=0.03)
 
     # The report's measure of how true the dream is; 0 episodes of each policy leave it out.
@@ -108,7 +109,7 @@ _LAPS = EvolveConfig(
     start_middle=0.0,
 )
 
-# From nothing to a controller that drives in about an hour on two cores. M sees samples of V's
+# From nothing to a controller that drives: an hour or two on two cores. M sees samples of V's
 # posterior and never its own: only so did drivers from nothing transfer after so little fitting
 # (docs/results.md). At first the return ranks, since a price on being lost teaches whoever
 # cannot drive to stand still.
@@ -137,13 +138,14 @@ LAPTOP = Preset(
     ),
     evolve=EvolveConfig(generations=10, search=CMAESConfig(dreams=8)),
     loop=LoopConfig(
-        patience=2,
         episodes={"on_policy": 64, "blind": 16, "swapped": 16, "failures": 8, "held": 8},
         noise=(0.1, 0.6),
         weight_noise=(0.0, 0.0, 0.1, 0.2),
         memory_steps=400,
         generations=12,
+        # A beginner has far to go.
         search=CMAESConfig(dreams=8, steps=1000, sigma=0.05, fitness="lap", straying=2000.0),
+        fidelity_episodes=0,
     ),
     hard_starts=0.25,
 )
@@ -171,7 +173,7 @@ SMOKE = Preset(
         memory_steps=10,
         vision_steps=10,
         generations=2,
-        search=replace(_TINY, sigma=0.03),
+        search=_TINY,
         fidelity_episodes=1,
         fidelity_dreams=1,
         fidelity_steps=260,
@@ -199,6 +201,7 @@ SEED = Preset(
         learning_rate=1e-3,
     ),
     evolve=EvolveConfig(search=CMAESConfig(population=256, dreams=1, steps=1000), temperature=1.25),
+    loop=LoopConfig(search=CMAESConfig(population=256, dreams=1, steps=1000, sigma=0.03)),
 )
 
 # Ha & Schmidhuber (2018), A.1 to A.4, evolved in the dream instead of the real environment.
@@ -221,6 +224,7 @@ PAPER = Preset(
         learning_rate=1e-3,
     ),
     evolve=EvolveConfig(generations=1800, search=CMAESConfig(population=64, dreams=16, steps=1000)),
+    loop=LoopConfig(search=CMAESConfig(population=64, dreams=16, steps=1000, sigma=0.03)),
 )
 
 # Rounds from the shipped world and its controller on.
@@ -278,7 +282,7 @@ def preset_of(name: str, task: Task = CAR_RACING) -> Preset:
     )
     rounds = {"on_policy": sum(preset.loop.episodes.values())}
     plain = {"fitness": "return", "straying": 0.0, "missing": 0.0}
-    search, onward = (replace(one.search, **plain) for one in (preset.evolve, preset.loop))
+    search, of_rounds = (replace(one.search, **plain) for one in (preset.evolve, preset.loop))
     return replace(
         preset,
         collect=replace(preset.collect, env=task.id, episodes=driven, backend=backend),
@@ -289,7 +293,7 @@ def preset_of(name: str, task: Task = CAR_RACING) -> Preset:
             preset.loop,
             episodes=rounds,
             noise=LoopConfig().noise,
-            search=onward,
+            search=of_rounds,
             fidelity_episodes=0,
         ),
     )

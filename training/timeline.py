@@ -4,6 +4,7 @@
 """
 
 import json
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from wm_env.weights import write_atomically
 
 
 class Span(NamedTuple):
-    """A stage at work, in seconds since 1970; one that was killed, or goes on, has no end."""
+    """A stage at work, in seconds since 1970; one that goes on has no end."""
 
     stage: str
     began: float
@@ -40,7 +41,7 @@ class Timeline:
     """When the stages of the run in a folder were at work."""
 
     def __init__(self, out: Path):
-        self._path = out / "times.jsonl"
+        self._out, self._path = out, out / "times.jsonl"
 
     @property
     def spans(self) -> list[Span]:
@@ -51,40 +52,34 @@ class Timeline:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Note when the stage begins and ends."""
-        before, began = self.spans, time.time()
-        self._write([*before, Span(name, began, None)])
+        """Note when the stage begins and ends; nothing where the run has no folder."""
+        span = Span(name, time.time(), None)
+        self._write([*map(self._closed, self.spans), span])
         try:
             yield
         finally:
-            self._write([*before, Span(name, began, time.time())])
+            others = [one for one in self.spans if one[:2] != span[:2]]
+            self._write([*others, span._replace(ended=time.time())])
 
     def hours(self, moments: Sequence[float]) -> list[float]:
-        """Hours that the run had worked by each of these moments.
-
-        Of a stage that was killed what led to the last moment in it counts: it was not lost.
-        """
-        spans = self.spans
-        if not spans:
-            return [0.0 for _ in moments]
-        begins = [*(span.began for span in spans[1:]), float("inf")]
-        ends = [
-            max([span.began, *(moment for moment in moments if span.began <= moment < begin)])
-            if span.ended is None
-            else span.ended
-            for span, begin in zip(spans, begins, strict=True)
+        """Hours that the run had worked by each of these moments, in seconds since 1970."""
+        spans = [(one.began, one.ended or math.inf) for one in self.spans]
+        return [
+            sum(max(min(moment, ended) - began, 0.0) for began, ended in spans) / 3600.0
+            for moment in moments
         ]
-        before = [0.0, *accumulate(end - one.began for one, end in zip(spans, ends, strict=True))]
-        worked = []
-        for moment in moments:
-            index = sum(span.began <= moment for span in spans) - 1
-            inside = 0.0 if index < 0 else min(moment, ends[index]) - spans[index].began
-            worked.append((before[max(index, 0)] + inside) / 3600.0)
-        return worked
+
+    def _closed(self, span: Span) -> Span:
+        """A span as it is, or, of a stage that was killed, up to the last that it wrote."""
+        if span.ended is not None:
+            return span
+        written = (path.stat().st_mtime for path in self._out.rglob("*") if path != self._path)
+        return span._replace(ended=max(span.began, *written, span.began))
 
     def _write(self, spans: list[Span]) -> None:
-        lines = "".join(f"{json.dumps(span._asdict())}\n" for span in spans)
-        write_atomically(self._path, lines.encode())
+        if self._out.is_dir():  # a mistyped one is not made
+            lines = "".join(f"{json.dumps(span._asdict())}\n" for span in spans)
+            write_atomically(self._path, lines.encode())
 
 
 def validations(out: Path, contenders: Sequence[Contender]) -> list[list[Validation]]:
@@ -98,18 +93,21 @@ def validations(out: Path, contenders: Sequence[Contender]) -> list[list[Validat
 
 
 def draw_score(out: Path, contenders: Sequence[Contender], path: Path) -> None:
-    """The real score against hours of work as a PNG: a colour for each evolution, best so far."""
+    """The real score against hours of work as a PNG: a colour for each evolution, best so far.
+
+    Validations that do not tell when they were, as of runs of earlier versions, are left out.
+    """
     groups = validations(out, contenders)
     fig, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     for contender, group in zip(contenders, groups, strict=True):
-        label = "first evolution" if contender.folder == out else contender.folder.name
+        label = "the run itself" if contender.folder == out else contender.folder.name
         hours, means, stds = zip(*group, strict=True) if group else ((), (), ())
         axes.errorbar(hours, means, stds, fmt="o", capsize=3, label=label)
-    every = [one for group in groups for one in group]
+    every = sorted(one for group in groups for one in group)
     best = accumulate((one.mean for one in every), max)
     axes.step([one.hours for one in every], list(best), where="post", color="gray", label="best")
     axes.set(
-        xlabel="hours of work, from nothing on",
+        xlabel="hours of the run's work",
         ylabel="return, mean and standard deviation",
         title="Real tracks, on which checkpoints are chosen",
         xlim=(0, None),

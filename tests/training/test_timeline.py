@@ -1,6 +1,7 @@
 """Hours of work: pauses do not count, and what a kill lost does not either."""
 
 import json
+import os
 
 import pytest
 
@@ -38,13 +39,32 @@ def test_pauses_between_stages_are_not_work(tmp_path):
     assert Timeline(tmp_path).hours(moments) == [0.5, 1.0, 2.0, 3.0]
 
 
-def test_of_a_killed_stage_what_led_to_a_validation_counts(tmp_path):
-    _write(
-        tmp_path,
-        [Span("evolve", 0.0, None), Span("evolve", 9 * HOUR, None), Span("loop", 20 * HOUR, None)],
-    )
-    assert Timeline(tmp_path).hours([2 * HOUR, 10 * HOUR]) == [2.0, 3.0]
-    assert Timeline(tmp_path).hours([10 * HOUR, 21 * HOUR]) == [1.0, 2.0]
+def test_of_a_killed_stage_counts_what_led_to_the_last_that_it_wrote(tmp_path):
+    _write(tmp_path, [Span("memory", HOUR, None)])
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "checkpoint").touch()
+    for path in (tmp_path / "memory", tmp_path / "memory" / "checkpoint"):
+        os.utime(path, (3 * HOUR, 3 * HOUR))
+    with Timeline(tmp_path).stage("memory"):
+        pass
+    assert Timeline(tmp_path).spans[0] == ("memory", HOUR, 3 * HOUR)
+
+
+def test_a_stage_that_goes_on_counts_so_far(tmp_path):
+    _write(tmp_path, [Span("evolve", 0.0, HOUR), Span("loop", 20 * HOUR, None)])
+    assert Timeline(tmp_path).hours([0.5 * HOUR, 21 * HOUR]) == [0.5, 2.0]
+
+
+def test_two_processes_do_not_lose_each_others_work(tmp_path):
+    with Timeline(tmp_path).stage("evolve"), Timeline(tmp_path).stage("loop"):
+        pass
+    assert {span.stage for span in Timeline(tmp_path).spans} == {"evolve", "loop"}
+
+
+def test_a_folder_that_is_not_there_is_not_made(tmp_path):
+    with Timeline(tmp_path / "mistyped").stage("evolve"):
+        pass
+    assert not (tmp_path / "mistyped").exists()
 
 
 def test_the_figure_shows_every_validation_by_the_hours_worked(tmp_path):
