@@ -28,9 +28,10 @@ class MemoryConfig(FitConfig):
     `own_shares` the share of its steps at which M sees its own sample instead of the real latent
     (scheduled sampling, Bengio et al. 2015). Without it M has never seen what its dreams look like
     once they stray: it then puts the car back on the road, and whoever is evolved there drives
-    blind, unless it has seen posterior samples, which stray as much. But where M saw a sample, what the driver did tells it what the road really was, so that
-    dreamt roads come to obey the driver; not `own_foretold`, such a step's next latent is not M's
-    to foretell, and the samples are only what it has lived through.
+    blind, unless it has seen posterior samples, which stray as much. But where M saw a sample, what
+    the driver did tells it what the road really was, so that dreamt roads come to obey the driver;
+    not `own_foretold`, such a step's next latent is not M's to foretell, and the samples are only
+    what it has lived through.
 
     An M that follows the car's motion is told it at each step; what the part that keeps track of it
     makes of a frame, on the ground that was there, is compared with the next, as is where M saw the
