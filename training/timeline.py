@@ -61,20 +61,12 @@ class Timeline:
             others = [one for one in self.spans if one[:2] != span[:2]]
             self._write([*others, span._replace(ended=time.time())])
 
-    def hours(self, moments: Sequence[float]) -> list[float]:
-        """Hours that the run had worked by each of these moments, in seconds since 1970."""
-        spans = [(one.began, one.ended or math.inf) for one in self.spans]
-        return [
-            sum(max(min(moment, ended) - began, 0.0) for began, ended in spans) / 3600.0
-            for moment in moments
-        ]
-
     def _closed(self, span: Span) -> Span:
         """A span as it is, or, of a stage that was killed, up to the last that it wrote."""
         if span.ended is not None:
             return span
         written = (path.stat().st_mtime for path in self._out.rglob("*") if path != self._path)
-        return span._replace(ended=max(span.began, *written, span.began))
+        return span._replace(ended=max([span.began, *written]))
 
     def _write(self, spans: list[Span]) -> None:
         if self._out.is_dir():  # a mistyped one is not made
@@ -82,13 +74,22 @@ class Timeline:
             write_atomically(self._path, lines.encode())
 
 
+def hours_worked(spans: Sequence[Span], moment: float) -> float:
+    """Hours at work by a moment, in seconds since 1970."""
+    worked = (min(moment, one.ended or math.inf) - one.began for one in spans)
+    return sum(max(seconds, 0.0) for seconds in worked) / 3600.0
+
+
 def validations(out: Path, contenders: Sequence[Contender]) -> list[list[Validation]]:
     """Of each contender's evolution all validations, by the hours that the run had worked."""
-    lines = [[line for line in one.history() if "at" in line] for one in contenders]
-    hours = iter(Timeline(out).hours([line["at"] for group in lines for line in group]))
+    spans = Timeline(out).spans
     return [
-        [Validation(next(hours), line["real_mean"], line["real_std"]) for line in group]
-        for group in lines
+        [
+            Validation(hours_worked(spans, line["at"]), line["real_mean"], line["real_std"])
+            for line in one.history()
+            if "at" in line
+        ]
+        for one in contenders
     ]
 
 
