@@ -18,8 +18,10 @@ import pytest
 from training.collect import collect
 from training.plan import CollectConfig
 from wm_env.car_racing import make_car_racing_vector
+from wm_env.jobs import Progress
 from wm_env.preprocess import preprocess
 from wm_env.storage import StoreError
+from wm_env.workers import run_jobs
 
 SMALL = CollectConfig(
     episodes={"heuristic": 3, "brownian": 2}, cars=2, max_steps=12, backend="gymnasium", workers=1
@@ -209,15 +211,25 @@ def test_what_a_shard_was_made_with_is_compared():
 
 
 @pytest.mark.slow
-def test_a_ray_cluster_that_loses_a_node_collects_the_same(tmp_path, ray_of_two_nodes, capfd):
+def test_a_ray_cluster_that_loses_a_node_collects_the_same(
+    tmp_path, ray_of_two_nodes, capfd, monkeypatch
+):
     config = replace(SMALL, episodes={"heuristic": 8}, max_steps=400, workers=2)
-    # When both nodes are at their second shards.
-    killer = threading.Timer(1.0, ray_of_two_nodes.kill_second_node)
-    shards = collect(
-        (tmp_path / "there").as_uri(),
-        replace(config, ray=ray_of_two_nodes.address),
-        on_shard=lambda shard: None if killer.ident else killer.start(),
-    )
+
+    def kill_when_both_drive(*args, **kwargs):
+        in_hand, killed = set(), False
+        for event in run_jobs(*args, **kwargs):
+            (in_hand.add if isinstance(event, Progress) else in_hand.discard)(event.index)
+            if len(in_hand) == 2 and not killed:  # a node begins with one shard
+                killed = True
+                ray_of_two_nodes.kill_second_node()
+            yield event
+
+    with monkeypatch.context() as patched:
+        patched.setattr("training.collect.run_jobs", kill_when_both_drive)
+        shards = collect(
+            (tmp_path / "there").as_uri(), replace(config, ray=ray_of_two_nodes.address)
+        )
     assert "taken over by another worker" in capfd.readouterr().err
     assert checksums(shards) == checksums(collect(tmp_path / "here", config))
     assert len(list((tmp_path / "there").iterdir())) == len(shards)
