@@ -3,8 +3,9 @@
 A file `latents-00000.safetensors` a shard holds `mu`, `log_sigma`, `mirrored_mu`,
 `mirrored_log_sigma`, float16 [frames, z], how the car moved, and the step arrays of the shard; its
 metadata names the V that made it and the images, so that a new V or other driving makes them anew.
-A task that is not symmetric has no mirrored ones, and one without tiles has its rewards in their
-place and no car.
+A task that is not symmetric has no mirrored ones, nor has a V that is `sampled`: its draw of a
+mirrored image is not the one that the driver acted upon. A task without tiles has its rewards in
+their place and no car.
 """
 
 import json
@@ -65,17 +66,18 @@ class LatentShard:
     ) -> Iterator[EpisodeLatents]:
         """The training episodes, or the held-out one; only what is asked for is read.
 
-        Each is mirrored when `mirrored()` says so, of a task that is symmetric.
+        Each is mirrored when `mirrored()` says so, where there are mirrored ones.
 
         Raises:
             StoreError: the file is damaged.
         """
         try:
             with safe_open(self.path, framework="numpy") as file:
+                two_sided = "mirrored_mu" in file.keys()  # noqa: SIM118 (not a dict)
                 for index, (row, frames, steps) in enumerate(bounds(self.rows)):
                     if is_held_out(self.rows, index) != held_out:
                         continue
-                    flip = self.task.symmetric and mirrored()
+                    flip = two_sided and mirrored()
                     prefix = "mirrored_" if flip else ""
                     actions, motion = file.get_slice("actions")[steps], None
                     if self.task.pays_tiles:
@@ -154,7 +156,8 @@ def vae_fingerprint(vae: VAE) -> str:
 
 def _encode_shard(shard: Shard, vae: VAE, path: Path, made_from: dict[str, str]) -> None:
     at = (slice(start, start + _BATCH) for start in range(0, shard.frames, _BATCH))
-    views = {"": lambda images: images} | ({"mirrored_": mirror} if shard.task.symmetric else {})
+    two_sided = shard.task.symmetric and not vae.config.sampled
+    views = {"": lambda images: images} | ({"mirrored_": mirror} if two_sided else {})
     encoded = [
         [part for view in views.values() for part in _encode_images(vae, view(images))]
         for images in shard.parts("images", at)

@@ -60,7 +60,8 @@ def print_summary(
     first, *rounds = contenders
     best, evaluation = best_of(contenders), json.loads((out / "evaluation.json").read_text())
     frames = sum(shard.frames for shard in shards)
-    mirrored = " and mirrored" if preset.collect.task.symmetric else ""
+    two_sided = preset.collect.task.symmetric and not preset.vision.vae.sampled
+    mirrored = " and mirrored" if two_sided else ""
     made = {
         "collect": (_driven(shards), "data/"),
         "vision": (_fitted(preset.vision, out / "vision"), "vision/ vae.safetensors, 2 pictures"),

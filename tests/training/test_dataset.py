@@ -313,6 +313,17 @@ def test_mirrored_latents_are_encoded_from_mirrored_images(shards, latents):
     )
 
 
+def test_a_sampled_v_has_no_mirrored_latents_which_no_driver_acted_upon(shards, tmp_path):
+    vae = VAE(replace(SMALL, sampled=True), key=jax.random.key(0))
+    for latents in encode_store(shards[:1], vae, tmp_path):
+        plain = next(latents.episodes())
+        flipped = next(latents.episodes(mirrored=lambda: True))
+        np.testing.assert_array_equal(flipped.mu, plain.mu)
+        np.testing.assert_array_equal(flipped.actions, plain.actions)
+    image = shards[0].read("images", slice(3, 4))[0]
+    np.testing.assert_allclose(plain.mu[3], vae.latent(jax.numpy.asarray(image)), atol=2e-3)
+
+
 def test_v_trains_on_each_image_either_plain_or_mirrored(monkeypatch, lenient_dtypes):
     weights = np.random.default_rng(0).integers(0, 9, (64, 64, 3)).astype(np.float32)
 
