@@ -152,7 +152,7 @@ class Windows(NamedTuple):
 
 
 class WindowStream:
-    """Windows of training episodes (or held-out ones), half of them mirrored where they are there so.
+    """Windows of training episodes (or held-out ones), half of them mirrored if they can be.
 
     An episode is cut every `length` steps from a random offset, so windows cover it evenly and its
     end, with its terminal, always belongs to one. A window that does not begin the episode is
