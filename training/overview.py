@@ -70,7 +70,7 @@ def run_data(
     console = Console()
     for line in _facts(folder, shards):
         console.print(line, highlight=False, soft_wrap=True)
-    console.print(_episode_table(drivings))
+    console.print(_episode_table(drivings, shards[0].task))
     marks = _ASCII_BARS if console.options.ascii_only else _BARS
     console.print(_action_table(drivings, shards[0].task, marks))
     path = _sheet_folder(folder) / "contact_sheet.png"
@@ -138,16 +138,20 @@ def _facts(folder: StorePath, shards: Sequence[Shard]) -> list[str]:
     ]
 
 
-def _episode_table(drivings: dict[str, Driving]) -> Table:
-    table = _table("ended early: lap done or field left; off field: share of episodes")
-    for head in "episodes,frames,mean\nreturn,std,best,ended\nearly,laps\ndone,off\nfield".split(
-        ","
-    ):
+def _episode_table(drivings: dict[str, Driving], task: Task) -> Table:
+    heads = ["episodes", "frames", "mean\nreturn", "std", "best", "ended\nearly"]
+    caption = "ended early: before a time limit"
+    if task.pays_tiles:
+        heads += ["laps\ndone", "off\nfield"]
+        caption = "ended early: lap done or field left; off field: share of episodes"
+    table = _table(caption)
+    for head in heads:
         table.add_column(head, justify="right", overflow="fold")
     for driver, driving in drivings.items():
-        table.add_row(driver, *_figures(driving.rows))
+        table.add_row(driver, *_figures(driving.rows)[: len(heads)])
     table.add_section()
-    table.add_row("all", *_figures([row for one in drivings.values() for row in one.rows]))
+    everyone = [row for one in drivings.values() for row in one.rows]
+    table.add_row("all", *_figures(everyone)[: len(heads)])
     return table
 
 

@@ -16,6 +16,7 @@ from agents.linear import LinearController, linear_policy, load_linear, save_lin
 from training.__main__ import main
 from training.collect import collect
 from training.latents import encode_store, open_latents
+from training.overview import run_data
 from training.plan import CollectConfig
 from training.presets import LAPTOP, PRESETS, preset_of
 from training.starts import start_states
@@ -71,6 +72,15 @@ def test_a_stored_episode_is_what_gymnasium_shows(store):
     shown = LUNAR_LANDER.preprocess(np.stack(frames))
     np.testing.assert_array_equal(shard.read("images", images), shown)
     np.testing.assert_allclose(shard.read("rewards", steps), rewards, atol=1e-4)
+
+
+def test_the_overview_of_a_task_without_a_road_tells_of_none(store, capsys):
+    run_data(store)
+    told = capsys.readouterr().out
+    rows = open_store(store)[0].episodes
+    line = next(line for line in told.splitlines() if line.split()[:1] == ["random"]).split()
+    assert line[1] == "2" and line[-1] == str(sum(row.terminated for row in rows))
+    assert "main" in told and "laps" not in told and "field" not in told
 
 
 def test_latents_hold_rewards_in_the_tasks_unit_and_nothing_mirrored(store, tmp_path):
