@@ -34,7 +34,7 @@ def sized(preset: Preset) -> Preset:
 
     Raises:
         ValueError: it names a world and no controller, or the other way round; or asks for several
-            M's, of which that world has one; or for a search or a validation that cannot be.
+            M's, of which that world has one.
         WeightsError: the world cannot be loaded, or is of another task.
     """
     begin = preset.begin
@@ -50,8 +50,6 @@ def sized(preset: Preset) -> Preset:
             f"memory.members is {preset.memory.members}, but a run that begins from {begin.world} "
             "has its one M; expected 1."
         )
-    preset.evolve.check()
-    preset.loop.search.check()
     world, collect = world_for(preset.collect.task, begin.world), preset.collect
     sizes = replace(world.mdn_rnn.config, dropout=preset.memory.mdn_rnn.dropout)
     return replace(

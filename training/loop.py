@@ -29,18 +29,8 @@ def run_loop(preset: Preset, out: Path) -> None:
     there count, and stay as they are.
 
     Raises:
-        ValueError: shards of a single car, of which none could be held out, or no such search can
-            be.
         StoreError: there is no world, or no finished controller, to begin from.
     """
-    if preset.loop.cars < 2:
-        raise ValueError(
-            f"loop.cars is {preset.loop.cars}; expected 2 or more: of each shard the last car's "
-            "episode is held out, and tells whether V sees the new frames as well. The default "
-            "is 8."
-        )
-    preset.loop.search.check()
-    preset.loop.search.check_task(preset.collect.task)
     Contender(out).check()
     run = Run(preset, out)
     for index in itertools.count(1):

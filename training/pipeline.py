@@ -93,7 +93,13 @@ STAGES: dict[str, Callable[[Preset, Path], None]] = {
 
 
 def run_stage(stage: str, preset: Preset, out: Path) -> None:
-    """Run one of `STAGES`, and note when it was at work."""
+    """Run one of `STAGES`, and note when it was at work.
+
+    Raises:
+        ValueError: what the preset asks for cannot be, of whatever stage.
+        StoreError: something that the stage needs is not there, or of another run.
+    """
+    preset.check()
     elsewhere = stage == "collect" and preset.store is not None  # what other runs may share
     noted = is_first() and not elsewhere
     with Timeline(out).stage(stage) if noted else nullcontext():

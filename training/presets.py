@@ -84,6 +84,24 @@ class Preset:
     # Of a world's moments in mid-drive, the share from shortly before a hairpin or the road's loss.
     hard_starts: float = 0.0
 
+    def check(self) -> None:
+        """Look whether its searches and rounds can be, which would show after an hour otherwise.
+
+        Raises:
+            ValueError: a number is out of its range, a search is after tiles that the task has not,
+                or rounds drive shards of a single car.
+        """
+        self.evolve.check()
+        self.loop.search.check()
+        for search in (self.evolve.search, self.loop.search):
+            search.check_task(self.collect.task)
+        if self.loop.cars < 2:
+            raise ValueError(
+                f"loop.cars is {self.loop.cars}; expected 2 or more: of each shard the last car's "
+                "episode is held out, and tells whether V sees the new frames as well. The default "
+                "is 8."
+            )
+
 
 # M as the shipped world's: it follows the car's motion, draws latents together, and need not
 # foretell what came where it saw its own sample.

@@ -80,14 +80,18 @@ def test_a_gain_gives_the_loop_its_patience_back(rounds):
     assert [one for one in did if "from" in one][-2:] == ["4 from round-02", "5 from round-04"]
 
 
-def test_shards_of_one_car_are_refused_before_anything_is_driven(rounds):
-    with pytest.raises(ValueError, match="loop.cars is 1; expected 2 or more"):
-        rounds(cars=1)
-
-
-def test_a_search_that_cannot_be_is_refused_before_anything_is_driven(rounds):
-    with pytest.raises(ValueError, match=r"sigma is 0\.0"):
-        rounds(search=CMAESConfig(sigma=0.0))
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"cars": 1}, "loop.cars is 1; expected 2 or more"),
+        ({"search": CMAESConfig(sigma=0.0)}, r"sigma is 0\.0"),
+    ],
+)
+def test_rounds_that_cannot_be_are_refused_before_anything_is_driven(tmp_path, change, told):
+    for stage in ("collect", "loop"):
+        with pytest.raises(ValueError, match=told):
+            pipeline.run_stage(stage, Preset(loop=LoopConfig(**change)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_rounds_that_are_there_count_and_are_not_run_again(rounds):
