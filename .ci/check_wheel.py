@@ -7,7 +7,7 @@ from pathlib import Path
 PACKAGES = {"wm_env", "registrations"}
 SHIPPED = "carracing", "carracing_controller", "carracing_motion", "carracing_motion_controller"
 ASSETS = {f"wm_env/assets/{name}.safetensors" for name in SHIPPED}
-SIZE_LIMIT = 25_000_000
+SIZE_LIMIT = 15_000_000
 
 
 def main(path: Path) -> str | None:

@@ -2,7 +2,8 @@
 
 The header carries `format`, `format_version`, `kind`, `config` and `provenance` (JSON), and a
 SHA-256 `checksum` of the tensors. Arrays may be stored in float16; in memory they are float32. A
-world's config names its task, where that is not CarRacing.
+world's config names its task, where that is not CarRacing, and the shipped world whose V it has,
+where it leaves out V's tensors: V is five sixths of a world.
 """
 
 import dataclasses
@@ -42,19 +43,29 @@ def save_world(
     *,
     dtype: Literal["float16", "float32"] = "float16",
     metadata: Mapping[str, Any] | None = None,
+    vae_of: str | None = None,
 ) -> None:
     """Write a world atomically. `metadata` (JSON-able) is added to what the world itself carries.
 
+    `vae_of` names a shipped world of the same V, whose tensors the file then leaves out; it can be
+    read where that world is shipped.
+
     Raises:
-        WeightsError: a weight is not finite, or overflows `dtype`.
+        WeightsError: a weight is not finite, or overflows `dtype`; or V is not that of `vae_of`.
     """
     with np.errstate(over="ignore"):  # `_write` refuses what overflowed, by name
         tensors = {name: np.asarray(leaf, dtype) for name, leaf in _named_leaves(world).items()}
+    shared = {}
+    if vae_of is not None:
+        shared = {"vae_of": vae_of, "vae_checksum": _checksum(_vae_tensors(tensors))}
+        _shared_vae(Path(path), shared)
+        tensors = {name: tensors[name] for name in tensors.keys() - _vae_tensors(tensors).keys()}
     config = {
         "vae": dataclasses.asdict(world.vae.config),
         "mdn_rnn": dataclasses.asdict(world.mdn_rnn.config),
         "starts": {"first": len(world.starts.first_z), "middle": len(world.starts.z)},
         **world.task.mark,
+        **shared,
     }
     provenance = {**world.metadata, **(metadata or {})}
     _write(tensors, path, kind="world", config=config, provenance=provenance)
@@ -69,6 +80,7 @@ def load_world(path_or_shipped_name: str | os.PathLike = "carracing") -> WorldMo
     """
     path = _resolve(path_or_shipped_name)
     tensors, config, provenance = _read(path, kind="world")
+    tensors |= _shared_vae(path, config)
     try:
         template = _world_template(config)
     except (KeyError, TypeError, ValueError) as error:
@@ -251,6 +263,29 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> None:
 def _named_leaves(tree: Any) -> dict[str, Any]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _vae_tensors(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: tensor for name, tensor in tensors.items() if name.startswith("vae.")}
+
+
+def _shared_vae(path: Path, config: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """V's tensors, where the file at `path` leaves them to a shipped world; else none."""
+    if "vae_of" not in config:
+        return {}
+    other = ASSETS / f"{config['vae_of']}{_SUFFIX}"
+    if not other.is_file():
+        raise WeightsError(
+            f"{path}: its V is that of the shipped world {config['vae_of']!r}, but shipped are "
+            f"{shipped_names()}. Write the file again with save_world, without vae_of."
+        )
+    vae = _vae_tensors(_read(other, kind="world")[0])
+    if _checksum(vae) != config.get("vae_checksum"):
+        raise WeightsError(
+            f"{path}: the V of the shipped world {config['vae_of']!r} is not this world's. Install "
+            "the wm_env release that it is of, or write it again with save_world, without vae_of."
+        )
+    return vae
 
 
 def _world_template(config: Mapping[str, Any]) -> WorldModel:

@@ -126,6 +126,41 @@ def test_shipped_names_resolve_to_the_assets(saved, monkeypatch, tmp_path):
     assert weights.load_world("mine").metadata["data"] == "none"
 
 
+@pytest.fixture
+def sibling(world, random_world, monkeypatch, tmp_path):
+    """A world of the V of the one that is shipped as `mine`, and where it is to be saved."""
+    monkeypatch.setattr(weights, "ASSETS", tmp_path)
+    weights.save_world(world, tmp_path / "mine.safetensors")
+    other = dataclasses.replace(random_world(seed=9), vae=world.vae)
+    return other, tmp_path / "sibling.safetensors"
+
+
+def test_a_world_may_leave_its_v_to_a_shipped_one(sibling, tmp_path):
+    world, path = sibling
+    weights.save_world(world, path, vae_of="mine")
+    weights.save_world(world, tmp_path / "whole.safetensors")
+    assert path.stat().st_size < 0.5 * (tmp_path / "whole.safetensors").stat().st_size
+    alone, whole = (weights.load_world(name) for name in ("sibling", "whole"))
+    for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_v_that_is_not_the_shipped_worlds_is_refused(sibling, random_world, tmp_path):
+    world, path = sibling
+    with pytest.raises(WeightsError, match="'mine' is not this world's"):
+        weights.save_world(random_world(seed=9), path, vae_of="mine")
+    with pytest.raises(WeightsError, match=r"'yours', but shipped are \['mine'\]"):
+        weights.save_world(world, path, vae_of="yours")
+    assert not path.exists()
+    weights.save_world(world, path, vae_of="mine")
+    weights.save_world(random_world(seed=9), tmp_path / "mine.safetensors")
+    with pytest.raises(WeightsError, match=r"sibling.*'mine' is not this world's.*without vae_of"):
+        weights.load_world(path)
+    (tmp_path / "mine.safetensors").unlink()
+    with pytest.raises(WeightsError, match=r"sibling.*shipped world 'mine', but shipped are"):
+        weights.load_world(path)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.0001, 0.5, 0.999])
 def test_truncated_file_is_refused(saved, tmp_path, share):
     content = saved.read_bytes()
