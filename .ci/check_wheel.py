@@ -5,7 +5,8 @@ import zipfile
 from pathlib import Path
 
 PACKAGES = {"wm_env", "registrations"}
-SHIPPED = "carracing", "carracing_controller", "carracing_motion", "carracing_motion_controller"
+WORLDS = "carracing", "carracing_motion", "carracing_beginner"
+SHIPPED = *WORLDS, "carracing_controller", "carracing_motion_controller"
 ASSETS = {f"wm_env/assets/{name}.safetensors" for name in SHIPPED}
 SIZE_LIMIT = 15_000_000
 

@@ -1,4 +1,4 @@
-"""The store seen by V: for every image, plain and mirrored, the posterior that M learns from.
+"""The store seen by V: for every image, plain and where it may be mirrored, what M learns from.
 
 A file `latents-00000.safetensors` a shard holds `mu`, `log_sigma`, `mirrored_mu`,
 `mirrored_log_sigma`, float16 [frames, z], how the car moved, and the step arrays of the shard; its
@@ -107,6 +107,8 @@ def encode_store(shards: list[Shard], vae: VAE, out: Path) -> list[LatentShard]:
             path = out / f"{shard.path.stem.replace('shard', 'latents', 1)}.safetensors"
             made_from = {"vae": fingerprint, "images": shard.manifest["checksums"]["images"]}
             made_from |= shard.task.mark
+            if vae.config.sampled:  # files of before this was so hold mirrored ones
+                made_from["mirrored"] = "no"
             if shard.task.pays_tiles:
                 made_from["motion"] = ", ".join(MOTION_UNITS)
             if shard.task.reward_unit is not None:

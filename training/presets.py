@@ -9,6 +9,7 @@ from training.memory_loss import MemoryConfig
 from training.plan import CollectConfig
 from training.vision import VisionConfig
 from wm_env.mdn_rnn import MDNRNNConfig
+from wm_env.seeds import check_choosing
 from wm_env.simulator import default_backend
 from wm_env.task import CAR_RACING, Task
 from wm_env.vae import VAEConfig
@@ -85,16 +86,18 @@ class Preset:
     hard_starts: float = 0.0
 
     def check(self) -> None:
-        """Look whether its searches and rounds can be, which would show after an hour otherwise.
+        """Look whether its searches, rounds and evaluation can be: that would show after an hour.
 
         Raises:
             ValueError: a number is out of its range, a search is after tiles that the task has not,
-                or rounds drive shards of a single car.
+                rounds drive shards of a single car, or the evaluation has not enough tracks.
         """
-        self.evolve.check()
-        self.loop.search.check()
-        for search in (self.evolve.search, self.loop.search):
-            search.check_task(self.collect.task)
+        later = replace(self.evolve, search=self.loop.search, generations=self.loop.generations)
+        for evolving in (self.evolve, later):
+            evolving.check()
+            evolving.search.check_task(self.collect.task)
+        first = self.evolve.validation_seeds().stop
+        check_choosing(range(first, first + self.evaluation.episodes))
         if self.loop.cars < 2:
             raise ValueError(
                 f"loop.cars is {self.loop.cars}; expected 2 or more: of each shard the last car's "

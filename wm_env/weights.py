@@ -31,6 +31,7 @@ ASSETS = Path(__file__).parent / "assets"
 HUB_SCHEME = "hf://"
 
 _SUFFIX = ".safetensors"
+_VAE_OF = "vae_of"  # in a config: the shipped world that has the tensors of V, left out here
 
 
 class WeightsError(ValueError):
@@ -48,24 +49,21 @@ def save_world(
     """Write a world atomically. `metadata` (JSON-able) is added to what the world itself carries.
 
     `vae_of` names a shipped world of the same V, whose tensors the file then leaves out; it can be
-    read where that world is shipped.
+    read where that world is shipped. Its checksum is the same as if it held them.
 
     Raises:
         WeightsError: a weight is not finite, or overflows `dtype`; or V is not that of `vae_of`.
     """
     with np.errstate(over="ignore"):  # `_write` refuses what overflowed, by name
         tensors = {name: np.asarray(leaf, dtype) for name, leaf in _named_leaves(world).items()}
-    shared = {}
     if vae_of is not None:
-        shared = {"vae_of": vae_of, "vae_checksum": _checksum(_vae_tensors(tensors))}
-        _shared_vae(Path(path), shared)
-        tensors = {name: tensors[name] for name in tensors.keys() - _vae_tensors(tensors).keys()}
+        _check_shared(path, tensors, vae_of)
     config = {
         "vae": dataclasses.asdict(world.vae.config),
         "mdn_rnn": dataclasses.asdict(world.mdn_rnn.config),
         "starts": {"first": len(world.starts.first_z), "middle": len(world.starts.z)},
         **world.task.mark,
-        **shared,
+        **({} if vae_of is None else {_VAE_OF: vae_of}),
     }
     provenance = {**world.metadata, **(metadata or {})}
     _write(tensors, path, kind="world", config=config, provenance=provenance)
@@ -80,7 +78,6 @@ def load_world(path_or_shipped_name: str | os.PathLike = "carracing") -> WorldMo
     """
     path = _resolve(path_or_shipped_name)
     tensors, config, provenance = _read(path, kind="world")
-    tensors |= _shared_vae(path, config)
     try:
         template = _world_template(config)
     except (KeyError, TypeError, ValueError) as error:
@@ -269,23 +266,17 @@ def _vae_tensors(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: tensor for name, tensor in tensors.items() if name.startswith("vae.")}
 
 
-def _shared_vae(path: Path, config: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """V's tensors, where the file at `path` leaves them to a shipped world; else none."""
-    if "vae_of" not in config:
-        return {}
-    other = ASSETS / f"{config['vae_of']}{_SUFFIX}"
-    if not other.is_file():
+def _check_shared(path: str | os.PathLike, tensors: Mapping[str, np.ndarray], vae_of: str) -> None:
+    """Look whether a world to be written has the V of a shipped one, another than itself."""
+    shipped = _resolve(vae_of)
+    if shipped.resolve() == Path(path).resolve():
+        raise WeightsError(f"{path} cannot leave its V to itself; write it without vae_of.")
+    ours, theirs = _vae_tensors(tensors), _vae_tensors(_read(shipped, kind="world")[0])
+    if _checksum(ours) != _checksum(theirs):
         raise WeightsError(
-            f"{path}: its V is that of the shipped world {config['vae_of']!r}, but shipped are "
-            f"{shipped_names()}. Write the file again with save_world, without vae_of."
+            f"{path}: the V of {vae_of!r} is not this world's, or not in the same dtype. Write it "
+            "without vae_of."
         )
-    vae = _vae_tensors(_read(other, kind="world")[0])
-    if _checksum(vae) != config.get("vae_checksum"):
-        raise WeightsError(
-            f"{path}: the V of the shipped world {config['vae_of']!r} is not this world's. Install "
-            "the wm_env release that it is of, or write it again with save_world, without vae_of."
-        )
-    return vae
 
 
 def _world_template(config: Mapping[str, Any]) -> WorldModel:
@@ -377,7 +368,12 @@ def _write(
         "provenance": json.dumps(provenance),
         "checksum": _checksum(tensors),
     }
-    contiguous = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    left_out = _vae_tensors(tensors).keys() if _VAE_OF in config else ()
+    contiguous = {
+        name: np.asarray(array, order="C")
+        for name, array in tensors.items()
+        if name not in left_out
+    }
     write_atomically(path, safetensors.numpy.save(contiguous, header))
 
 
@@ -390,6 +386,8 @@ def _read(path: Path, *, kind: str) -> tuple[dict[str, np.ndarray], dict, dict]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         config = dict(json.loads(header["config"]))
         provenance = dict(json.loads(header["provenance"]))
+        if _VAE_OF in config:
+            tensors |= _vae_tensors(_read(_resolve(config[_VAE_OF]), kind="world")[0])
     except (
         safetensors.SafetensorError,
         json.JSONDecodeError,
@@ -405,7 +403,9 @@ def _read(path: Path, *, kind: str) -> tuple[dict[str, np.ndarray], dict, dict]:
     if found != header.get("checksum"):
         raise WeightsError(
             f"{path}: the tensors' checksum is {found}, the header says "
-            f"{header.get('checksum')}; the file is damaged. Copy or download it again."
+            f"{header.get('checksum')}; the file is damaged"
+            + (f", or the V of {config[_VAE_OF]!r} is another" if _VAE_OF in config else "")
+            + ". Copy or download it again."
         )
     return tensors, config, provenance
 

@@ -17,10 +17,13 @@ def params():
     return gymnax.make("DreamCarRacing-v0")[1]
 
 
-def test_it_loads_with_the_papers_sizes():
-    world = wm_env.load_world("carracing")
+@pytest.mark.parametrize("name", ["carracing", "carracing_motion", "carracing_beginner"])
+def test_it_loads_with_the_papers_sizes(name):
+    world = wm_env.load_world(name)
     assert (world.latent_size, world.hidden_size) == (32, 256)
-    assert world.metadata, "the shipped world tells where it comes from"
+    assert world.metadata, "a shipped world tells where it comes from"
+    shown = zip(jax.tree.leaves(world.vae), jax.tree.leaves(wm_env.load_world().vae), strict=True)
+    assert all(np.array_equal(ours, theirs) for ours, theirs in shown), "drivers see alike in all"
 
 
 def test_it_is_what_make_and_make_vec_take():

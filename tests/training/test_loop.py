@@ -85,6 +85,7 @@ def test_a_gain_gives_the_loop_its_patience_back(rounds):
     [
         ({"cars": 1}, "loop.cars is 1; expected 2 or more"),
         ({"search": CMAESConfig(sigma=0.0)}, r"sigma is 0\.0"),
+        ({"generations": 0}, "generations is 0"),
     ],
 )
 def test_rounds_that_cannot_be_are_refused_before_anything_is_driven(tmp_path, change, told):

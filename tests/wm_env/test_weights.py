@@ -145,19 +145,33 @@ def test_a_world_may_leave_its_v_to_a_shipped_one(sibling, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_v_that_is_not_the_shipped_worlds_is_refused(sibling, random_world, tmp_path):
+def test_it_is_the_same_world_for_whoever_asks_by_checksum(sibling, tmp_path):
     world, path = sibling
-    with pytest.raises(WeightsError, match="'mine' is not this world's"):
+    weights.save_world(world, path, vae_of="mine")
+    weights.save_world(world, tmp_path / "whole.safetensors")
+    assert weights.checksum_of("sibling") == weights.checksum_of("whole")
+
+
+def test_a_world_of_another_v_cannot_leave_it_out(sibling, random_world, tmp_path):
+    world, path = sibling
+    with pytest.raises(WeightsError, match="'mine' is not this world's.*without vae_of"):
         weights.save_world(random_world(seed=9), path, vae_of="mine")
-    with pytest.raises(WeightsError, match=r"'yours', but shipped are \['mine'\]"):
+    with pytest.raises(WeightsError, match=r"no weights at 'yours'.*\['mine'\]"):
         weights.save_world(world, path, vae_of="yours")
+    with pytest.raises(WeightsError, match="cannot leave its V to itself"):
+        weights.save_world(world, tmp_path / "mine.safetensors", vae_of="mine")
     assert not path.exists()
+    assert weights.load_world("mine")
+
+
+def test_a_shipped_v_that_is_gone_or_another_is_noticed(sibling, random_world, tmp_path):
+    world, path = sibling
     weights.save_world(world, path, vae_of="mine")
     weights.save_world(random_world(seed=9), tmp_path / "mine.safetensors")
-    with pytest.raises(WeightsError, match=r"sibling.*'mine' is not this world's.*without vae_of"):
+    with pytest.raises(WeightsError, match="sibling.*or the V of 'mine' is another"):
         weights.load_world(path)
     (tmp_path / "mine.safetensors").unlink()
-    with pytest.raises(WeightsError, match=r"sibling.*shipped world 'mine', but shipped are"):
+    with pytest.raises(WeightsError, match="no weights at 'mine'"):
         weights.load_world(path)
 
 
