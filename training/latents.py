@@ -29,7 +29,7 @@ from wm_env.progress import progress_bar
 from wm_env.shard import EpisodeRow, Shard, bounds
 from wm_env.storage import StoreError, appearing_whole
 from wm_env.task import CAR_RACING, Task, marked
-from wm_env.vae import VAE, Posterior
+from wm_env.vae import VAE, Posterior, VAEConfig
 from wm_env.weights import digest_of
 
 _BATCH = 512  # images that are read and encoded at a time
@@ -73,11 +73,11 @@ class LatentShard:
         """
         try:
             with safe_open(self.path, framework="numpy") as file:
-                two_sided = "mirrored_mu" in file.keys()  # noqa: SIM118 (not a dict)
+                there = "mirrored_mu" in file.keys()  # noqa: SIM118 (not a dict)
                 for index, (row, frames, steps) in enumerate(bounds(self.rows)):
                     if is_held_out(self.rows, index) != held_out:
                         continue
-                    flip = two_sided and mirrored()
+                    flip = there and mirrored()
                     prefix = "mirrored_" if flip else ""
                     actions, motion = file.get_slice("actions")[steps], None
                     if self.task.pays_tiles:
@@ -151,6 +151,11 @@ def check_encoded_by(shards: Sequence[LatentShard], vae: VAE) -> None:
             )
 
 
+def two_sided(task: Task, vae: VAEConfig) -> bool:
+    """Whether latents of mirrored images are made: what a driver would have acted upon."""
+    return task.symmetric and not vae.sampled
+
+
 def vae_fingerprint(vae: VAE) -> str:
     """sha256 of V's weights, and of what it shows: the name of a V."""
     return digest_of(vae, salt=b"sampled" * vae.config.sampled)
@@ -158,8 +163,9 @@ def vae_fingerprint(vae: VAE) -> str:
 
 def _encode_shard(shard: Shard, vae: VAE, path: Path, made_from: dict[str, str]) -> None:
     at = (slice(start, start + _BATCH) for start in range(0, shard.frames, _BATCH))
-    two_sided = shard.task.symmetric and not vae.config.sampled
-    views = {"": lambda images: images} | ({"mirrored_": mirror} if two_sided else {})
+    views: dict[str, Callable] = {"": lambda images: images}
+    if two_sided(shard.task, vae.config):
+        views["mirrored_"] = mirror
     encoded = [
         [part for view in views.values() for part in _encode_images(vae, view(images))]
         for images in shard.parts("images", at)

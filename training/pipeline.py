@@ -72,11 +72,9 @@ def run_evolve(preset: Preset, out: Path) -> None:
 
 def run_evaluation(preset: Preset, out: Path) -> None:
     """Drive the best controller on real tracks that chose none, and write `evaluation.json`."""
-    first = preset.evolve.validation_seeds().stop
-    seeds = range(first, first + preset.evaluation.episodes)
     if is_first():
         best = best_of(Run(preset, out).contenders())
-        steps = preset.evaluation.max_steps
+        seeds, steps = preset.evaluation_seeds(), preset.evaluation.max_steps
         evaluate_contender(best, seeds=seeds, max_steps=steps, path=out / "evaluation.json")
     wait_for_all("the evaluation is written")
 

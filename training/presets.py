@@ -85,6 +85,11 @@ class Preset:
     # Of a world's moments in mid-drive, the share from shortly before a hairpin or the road's loss.
     hard_starts: float = 0.0
 
+    def evaluation_seeds(self) -> range:
+        """The real tracks of the evaluation: those after the ones of validation."""
+        first = self.evolve.validation_seeds().stop
+        return range(first, first + self.evaluation.episodes)
+
     def check(self) -> None:
         """Look whether its searches, rounds and evaluation can be: that would show after an hour.
 
@@ -96,8 +101,7 @@ class Preset:
         for evolving in (self.evolve, later):
             evolving.check()
             evolving.search.check_task(self.collect.task)
-        first = self.evolve.validation_seeds().stop
-        check_choosing(range(first, first + self.evaluation.episodes))
+        check_choosing(self.evaluation_seeds())
         if self.loop.cars < 2:
             raise ValueError(
                 f"loop.cars is {self.loop.cars}; expected 2 or more: of each shard the last car's "

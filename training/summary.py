@@ -13,6 +13,7 @@ from rich.table import Table
 
 from training.contender import Contender, best_of
 from training.fit import FitConfig
+from training.latents import two_sided
 from training.presets import Preset
 from wm_env.shard import Shard
 from wm_env.storage import StorePath
@@ -60,8 +61,7 @@ def print_summary(
     first, *rounds = contenders
     best, evaluation = best_of(contenders), json.loads((out / "evaluation.json").read_text())
     frames = sum(shard.frames for shard in shards)
-    two_sided = preset.collect.task.symmetric and not preset.vision.vae.sampled
-    mirrored = " and mirrored" if two_sided else ""
+    mirrored = " and mirrored" if two_sided(preset.collect.task, preset.vision.vae) else ""
     made = {
         "collect": (_driven(shards), "data/"),
         "vision": (_fitted(preset.vision, out / "vision"), "vision/ vae.safetensors, 2 pictures"),
