@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import gymnasium as gym
 import numpy as np
 import tyro
-from gymnasium.vector import AutoresetMode, VectorEnv
 
 import wm_env
 from agents.third_party.extras import Extra
@@ -20,12 +19,13 @@ with Extra("sb3"):
 class Config:
     """Train in the dream, then drive real tracks."""
 
+    world: str = "carracing"  # to dream in: file or shipped name
     steps: int = 1_000_000  # of all lanes together
     lanes: int = 64
     seed: int = 0
 
 
-def train(config: Config, envs: VectorEnv, watch: Callable = lambda *_: None) -> Callable:
+def train(config: Config, envs: gym.vector.VectorEnv, watch: Callable = lambda *_: ...) -> Callable:
     """Learn; gives the policy, observation -> action. `watch(step, policy)` sees every update."""
     torch.manual_seed(config.seed)
     seen = torch.as_tensor(envs.reset(seed=config.seed)[0])
@@ -44,7 +44,7 @@ def train(config: Config, envs: VectorEnv, watch: Callable = lambda *_: None) ->
         for _ in range(horizon):
             choice = distributions.Normal(actor(seen).detach(), log_std.detach().exp())
             action, value = choice.sample(), critic(seen).detach()
-            kept = ~over | (envs.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP)
+            kept = ~over | (envs.metadata["autoreset_mode"] == gym.vector.AutoresetMode.SAME_STEP)
             after, reward, terminated, truncated, infos = envs.step(action.numpy())
             over, reward = terminated | truncated, 0.1 * reward
             if truncated.any():  # a time limit is no end: what would have come is worth something
@@ -76,5 +76,5 @@ def train(config: Config, envs: VectorEnv, watch: Callable = lambda *_: None) ->
 
 if __name__ == "__main__":
     config = tyro.cli(Config)
-    envs = gym.make_vec("wm_env:DreamCarRacing-v0", config.lanes)
-    print(wm_env.evaluate(train(config, envs), seeds=range(4)).summary())
+    envs = gym.make_vec("wm_env:DreamCarRacing-v0", config.lanes, world_model=config.world)
+    print(wm_env.evaluate(train(config, envs), seeds=range(4), world_model=config.world).summary())

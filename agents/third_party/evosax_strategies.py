@@ -31,6 +31,7 @@ STRATEGIES: dict[str, Callable[..., Any]] = {
 class Config:
     """Evolve a linear controller in the dream, then drive real tracks with the search's mean."""
 
+    world: str = "carracing"  # to dream in: file or shipped name
     strategy: Literal["OpenES", "SepCMAES", "PGPE", "CMAES"] = "OpenES"
     generations: int = 50
     population: int = 64
@@ -42,7 +43,7 @@ class Config:
 
 def train(config: Config) -> LinearController:
     """Evolve in the dream; gives the mean of the last generation."""
-    env, params = gymnax.make("DreamCarRacing-v0")
+    env, params = gymnax.make("DreamCarRacing-v0", world_model=config.world)
     strategy = STRATEGIES[config.strategy](
         population_size=config.population, solution=LinearController.zeros()
     )
@@ -75,4 +76,5 @@ def train(config: Config) -> LinearController:
 
 if __name__ == "__main__":
     config = tyro.cli(Config)
-    print(wm_env.evaluate(linear_policy, train(config), seeds=range(config.episodes)).summary())
+    found, seeds = train(config), range(config.episodes)
+    print(wm_env.evaluate(linear_policy, found, seeds=seeds, world_model=config.world).summary())

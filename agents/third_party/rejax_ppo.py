@@ -23,6 +23,7 @@ with Extra("rejax"):
 class Config:
     """Train in the dream, once for each seed, then drive real tracks with every agent."""
 
+    world: str = "carracing"  # to dream in: file or shipped name
     steps: int = 1_000_000  # dreamt by each agent, in 64 lanes
     seeds: int = 2
     episodes: int = 4  # real tracks driven at the end, seeds 0, 1, ...
@@ -41,7 +42,7 @@ def train(config: Config) -> tuple[Callable, Any, jax.Array]:
     Gives a policy `policy(agent, observation, key)`, the agents' parameters (a pytree with an axis
     of seeds), and their dreamt returns, [seed, evaluation, episode]: at the start and at the end.
     """
-    env, params = gymnax.make("DreamCarRacing-v0")
+    env, params = gymnax.make("DreamCarRacing-v0", world_model=config.world)
     sizes = {"num_envs": 64, "num_steps": 32, "num_minibatches": 4, "num_epochs": 5}
     algorithm = rejax.PPO.create(
         env=Legacy(env),
@@ -71,7 +72,8 @@ def main(config: Config) -> None:
         begun, ended = returns[seed, [0, -1]].mean(axis=1).tolist()
         print(f"agent {seed}: dreamt return {begun:.1f} at the start, {ended:.1f} at the end")
         agent = jax.tree.map(lambda leaf, seed=seed: leaf[seed], agents)
-        print(wm_env.evaluate(policy, agent, seeds=range(config.episodes)).summary())
+        seeds = range(config.episodes)
+        print(wm_env.evaluate(policy, agent, seeds=seeds, world_model=config.world).summary())
 
 
 if __name__ == "__main__":

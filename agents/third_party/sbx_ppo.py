@@ -20,6 +20,7 @@ with Extra("sbx"):
 class Config:
     """Train in the dream, then drive real tracks."""
 
+    world: str = "carracing"  # to dream in: file or shipped name
     steps: int = 1_000_000  # dreamt, of all lanes together
     lanes: int = 64
     seed: int = 0
@@ -28,7 +29,8 @@ class Config:
 
 def train(config: Config) -> Callable[[np.ndarray], np.ndarray]:
     """Learn in the dream; gives the policy, observation -> action."""
-    envs = VecNormalize(VecMonitor(DreamVecEnv(config.lanes)), norm_obs=False)
+    dreams = DreamVecEnv(config.lanes, world_model=config.world)
+    envs = VecNormalize(VecMonitor(dreams), norm_obs=False)
     model = sbx.PPO(
         "MlpPolicy", envs, n_steps=32, batch_size=512, n_epochs=5, seed=config.seed, verbose=1
     )
@@ -39,4 +41,5 @@ def train(config: Config) -> Callable[[np.ndarray], np.ndarray]:
 
 if __name__ == "__main__":
     config = tyro.cli(Config)
-    print(wm_env.evaluate(train(config), seeds=range(config.episodes)).summary())
+    policy, seeds = train(config), range(config.episodes)
+    print(wm_env.evaluate(policy, seeds=seeds, world_model=config.world).summary())

@@ -40,6 +40,7 @@ class Config:
     """Train in the dream, then drive real tracks."""
 
     algorithm: Literal["PPO", "SAC", "DQN"] = "PPO"
+    world: str = "carracing"  # to dream in: file or shipped name
     observation: Literal["features", "latent", "pixels"] = "features"
     steps: int = 1_000_000  # dreamt, of all lanes together
     lanes: int = 64
@@ -49,9 +50,8 @@ class Config:
 
 def train(config: Config) -> Callable[[np.ndarray], np.ndarray]:
     """Learn in the dream; gives the policy, observation -> action."""
-    dreams = DreamVecEnv(
-        config.lanes, observation=config.observation, continuous=config.algorithm != "DQN"
-    )
+    seen = {"world_model": config.world, "observation": config.observation}
+    dreams = DreamVecEnv(config.lanes, **seen, continuous=config.algorithm != "DQN")
     envs = VecNormalize(VecMonitor(dreams), norm_obs=False)  # rewards only
     kind = "CnnPolicy" if config.observation == "pixels" else "MlpPolicy"
     learner = getattr(sb3, config.algorithm)
@@ -66,6 +66,7 @@ def main(config: Config) -> None:
     told = wm_env.evaluate(
         train(config),
         seeds=range(config.episodes),
+        world_model=config.world,
         observation=config.observation,
         continuous=config.algorithm != "DQN",
     )

@@ -26,6 +26,7 @@ with Extra("torchrl"):
 class Config:
     """Train in the dream, then drive real tracks."""
 
+    world: str = "carracing"  # to dream in: file or shipped name
     steps: int = 1_000_000  # dreamt, of all lanes together
     lanes: int = 64
     seed: int = 0
@@ -35,7 +36,8 @@ class Config:
 def train(config: Config) -> Callable[[np.ndarray], np.ndarray]:
     """Learn in the dream; gives the policy, observation -> action."""
     torch.manual_seed(config.seed)
-    dreams = GymWrapper(gym.make_vec("wm_env:DreamCarRacing-v0", config.lanes))
+    lanes = gym.make_vec("wm_env:DreamCarRacing-v0", config.lanes, world_model=config.world)
+    dreams = GymWrapper(lanes)
     dreams.set_seed(config.seed)
     mean = nn.Sequential(nn.LazyLinear(64), nn.Tanh(), nn.Linear(64, 3))
     normal = nn.Sequential(mean, AddStateIndependentNormalScale(3))
@@ -68,13 +70,10 @@ def train(config: Config) -> Callable[[np.ndarray], np.ndarray]:
                 optimizer.step()
     collector.shutdown()
 
-    @torch.no_grad()
-    def policy(observation: np.ndarray) -> np.ndarray:
-        return mean(torch.as_tensor(observation)).numpy()
-
-    return policy
+    return lambda observation: mean(torch.as_tensor(observation)).detach().numpy()
 
 
 if __name__ == "__main__":
     config = tyro.cli(Config)
-    print(wm_env.evaluate(train(config), seeds=range(config.episodes)).summary())
+    policy, seeds = train(config), range(config.episodes)
+    print(wm_env.evaluate(policy, seeds=seeds, world_model=config.world).summary())
