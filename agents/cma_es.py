@@ -21,6 +21,7 @@ from agents.dream_mix import DreamMix
 from agents.laps import lap_return, missing, straying
 from agents.principal_axes import PrincipalAxes
 from wm_env.dream import DreamCarRacing, DreamParams
+from wm_env.mdn_rnn import MDNRNNConfig
 from wm_env.reward import TRACK_REWARD
 from wm_env.rollouts import Policy, Rollout, Trajectory, rollout
 from wm_env.task import CAR_RACING, Task
@@ -119,6 +120,19 @@ class CMAESConfig:
                     f"{name} is {getattr(self, name)!r}, but {task.id} has no tiles; expected "
                     f"{expected!r}."
                 )
+
+    def check_motion(self, mdn_rnn: MDNRNNConfig) -> None:
+        """Look whether such a search can be in dreams of such an M.
+
+        Raises:
+            ValueError: it prices what M can only tell where it keeps track of the car's motion.
+        """
+        if self.missing and not mdn_rnn.motion:
+            raise ValueError(
+                f"missing is {self.missing}, but the world's M does not keep track of the car's "
+                "motion, by which a missed tile is told; expected 0. Take a world whose M does, as "
+                "carracing_motion, or fit one with memory.mdn-rnn.motion."
+            )
 
 
 class Generation(NamedTuple):

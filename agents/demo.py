@@ -20,8 +20,9 @@ from wm_env.evaluation import evaluate
 from wm_env.machine import device_name
 from wm_env.progress import progress_bar
 from wm_env.rollouts import Rollout, rollout
+from wm_env.storage import write_atomically
 from wm_env.task import CAR_RACING
-from wm_env.weights import world_for, write_atomically
+from wm_env.weights import world_for
 from wm_env.world_model import WorldModel
 
 matplotlib.use("Agg")

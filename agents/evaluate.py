@@ -10,7 +10,8 @@ from typing import Any, Literal
 from agents.controllers import load_controller_policy
 from wm_env import __version__
 from wm_env.evaluation import Evaluation, evaluate
-from wm_env.weights import load_world, write_atomically
+from wm_env.storage import write_atomically
+from wm_env.weights import load_world
 
 
 @dataclass(frozen=True)

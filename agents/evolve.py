@@ -116,7 +116,8 @@ def run(config: EvolveConfig) -> Path:
         controller, _ = load_linear(config.controller, features=features, task=task)
     check_backend(_backend(config, task), task)
     config.search.check_task(task)
-    _check_speed_known(config, worlds)
+    for world in worlds:
+        config.search.check_motion(world.mdn_rnn.config)
     count = config.search.axes
     axes = None if count is None else PrincipalAxes.of(controller, worlds[0], count)
     evolution = Evolution(controller, linear_policy, config.search, axes)
@@ -244,15 +245,6 @@ def _dream_of(config: EvolveConfig) -> dict[str, Any]:
 
 def _jsonable(config: EvolveConfig) -> dict[str, Any]:
     return asdict(replace(config, out=str(config.out)))  # pyright: ignore[reportArgumentType]
-
-
-def _check_speed_known(config: EvolveConfig, worlds: Sequence[WorldModel]) -> None:
-    if config.search.missing and not all(world.mdn_rnn.config.motion for world in worlds):
-        raise ValueError(
-            f"missing is {config.search.missing}, but a world does not keep track of the car's "
-            "motion, by which a missed tile is told; expected 0. Give worlds that do, as "
-            "carracing_motion."
-        )
 
 
 def _check_at_least_one(name: str, value: int) -> None:

@@ -23,8 +23,7 @@ from agents.telemetry import expected_rewards
 from wm_env.foresight import Foresight, foresee
 from wm_env.progress import progress_bar
 from wm_env.rendering import text_image, upscale
-from wm_env.storage import appearing_whole
-from wm_env.weights import write_atomically
+from wm_env.storage import appearing_whole, write_atomically
 from wm_env.world_model import WorldModel
 
 Expect = Literal["dream", "next"]

@@ -9,7 +9,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from wm_env.weights import write_atomically
+from wm_env.storage import write_atomically
 
 # Its number, returns in the dream; where validated real_mean and more, as `at`, in seconds since
 # 1970.

@@ -14,8 +14,9 @@ from agents.moments import Watched, write_moments
 from agents.recording import Syncing, record
 from agents.telemetry import write_telemetry
 from wm_env.rollouts import Policy
+from wm_env.storage import write_atomically
 from wm_env.task import CAR_RACING
-from wm_env.weights import world_for, write_atomically
+from wm_env.weights import world_for
 from wm_env.world_model import WorldModel
 
 

@@ -9,7 +9,7 @@ from agents.moments import Moments
 from agents.recording import Recording
 from wm_env.foresight import Foresight
 from wm_env.reward import FRAME_REWARD, OFF_FIELD_REWARD, TRACK_REWARD
-from wm_env.weights import write_atomically
+from wm_env.storage import write_atomically
 
 
 def expected_rewards(recording: Recording, foresight: Foresight) -> np.ndarray:

@@ -15,15 +15,8 @@ from training.contender import Contender
 from training.presets import Preset
 from wm_env.checkpoint import save_checkpoint
 from wm_env.evaluation import evaluate
-from wm_env.storage import StoreError
-from wm_env.weights import (
-    WeightsError,
-    digest_of,
-    load_world,
-    save_world,
-    world_for,
-    write_atomically,
-)
+from wm_env.storage import StoreError, write_atomically
+from wm_env.weights import WeightsError, digest_of, load_world, save_world, world_for
 from wm_env.world_model import WorldModel
 
 

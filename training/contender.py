@@ -16,8 +16,8 @@ from training.plan import CollectConfig, ShardPlan
 from wm_env.evaluation import evaluate
 from wm_env.linear import spoil
 from wm_env.seeds import check_choosing
-from wm_env.storage import StoreError
-from wm_env.weights import checksum_of, write_atomically
+from wm_env.storage import StoreError, write_atomically
+from wm_env.weights import checksum_of
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from training.round_report import write_report
 from training.run import Run
 from training.vision import fit_vision, load_vision
 from wm_env.shard import Shard
+from wm_env.storage import write_atomically
 from wm_env.vae import VAE
-from wm_env.weights import write_atomically
 
 
 def run_loop(preset: Preset, out: Path) -> None:

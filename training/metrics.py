@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from training.devices import is_first
-from wm_env.weights import write_atomically
+from wm_env.storage import write_atomically
 
 
 class MetricsLog:

@@ -139,19 +139,17 @@ def _facts(folder: StorePath, shards: Sequence[Shard]) -> list[str]:
 
 
 def _episode_table(drivings: dict[str, Driving], task: Task) -> Table:
-    heads = ["episodes", "frames", "mean\nreturn", "std", "best", "ended\nearly"]
     caption = "ended early: before a time limit"
     if task.pays_tiles:
-        heads += ["laps\ndone", "off\nfield"]
         caption = "ended early: lap done or field left; off field: share of episodes"
-    table = _table(caption)
-    for head in heads:
+    everyone = [row for one in drivings.values() for row in one.rows]
+    table, all_figures = _table(caption), _figures(everyone, task)
+    for head in all_figures:
         table.add_column(head, justify="right", overflow="fold")
     for driver, driving in drivings.items():
-        table.add_row(driver, *_figures(driving.rows)[: len(heads)])
+        table.add_row(driver, *_figures(driving.rows, task).values())
     table.add_section()
-    everyone = [row for one in drivings.values() for row in one.rows]
-    table.add_row("all", *_figures(everyone)[: len(heads)])
+    table.add_row("all", *all_figures.values())
     return table
 
 
@@ -161,18 +159,22 @@ def _table(caption: str) -> Table:
     return table
 
 
-def _figures(rows: Sequence[EpisodeRow]) -> list[str]:
+def _figures(rows: Sequence[EpisodeRow], task: Task) -> dict[str, str]:
+    """What is told of some episodes, by the heads of its columns."""
     returns = np.array([row.ret for row in rows])
-    return [
-        f"{len(rows):,}",
-        f"{sum(row.length + 1 for row in rows):,}",
-        f"{returns.mean():.0f}",
-        f"{returns.std():.0f}",
-        f"{returns.max():.0f}",
-        f"{sum(row.terminated for row in rows):,}",
-        f"{sum(row.terminated and not row.off_field for row in rows):,}",
-        f"{np.mean([row.off_field for row in rows]):.1%}",
-    ]
+    figures = {
+        "episodes": f"{len(rows):,}",
+        "frames": f"{sum(row.length + 1 for row in rows):,}",
+        "mean\nreturn": f"{returns.mean():.0f}",
+        "std": f"{returns.std():.0f}",
+        "best": f"{returns.max():.0f}",
+        "ended\nearly": f"{sum(row.terminated for row in rows):,}",
+    }
+    if task.pays_tiles:
+        laps = sum(row.terminated and not row.off_field for row in rows)
+        figures["laps\ndone"] = f"{laps:,}"
+        figures["off\nfield"] = f"{np.mean([row.off_field for row in rows]):.1%}"
+    return figures
 
 
 def _action_table(drivings: dict[str, Driving], task: Task, marks: str) -> Table:

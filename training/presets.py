@@ -7,6 +7,7 @@ from agents.cma_es import CMAESConfig
 from agents.evolve import EvolveConfig
 from training.memory_loss import MemoryConfig
 from training.plan import CollectConfig
+from training.starts import check_hard
 from training.vision import VisionConfig
 from wm_env.mdn_rnn import MDNRNNConfig
 from wm_env.seeds import check_choosing
@@ -91,16 +92,25 @@ class Preset:
         return range(first, first + self.evaluation.episodes)
 
     def check(self) -> None:
-        """Look whether its searches, rounds and evaluation can be: that would show after an hour.
+        """Look whether all of it can be: that would show after an hour.
 
         Raises:
-            ValueError: a number is out of its range, a search is after tiles that the task has not,
-                rounds drive shards of a single car, or the evaluation has not enough tracks.
+            ValueError: a number is out of its range, a search is after tiles that the task has not
+                or after a motion that M does not know, V's latents are not of M's size, rounds
+                drive shards of a single car, or the evaluation has not enough tracks.
         """
+        check_hard(self.hard_starts, self.collect.task)
+        sizes = self.vision.vae.latent_size, self.memory.mdn_rnn.latent_size
+        if sizes[0] != sizes[1]:
+            raise ValueError(
+                f"V's latents are of size {sizes[0]} and M is of {sizes[1]}; expected the same. "
+                "Set vision.vae.latent-size and memory.mdn-rnn.latent-size alike."
+            )
         later = replace(self.evolve, search=self.loop.search, generations=self.loop.generations)
         for evolving in (self.evolve, later):
             evolving.check()
             evolving.search.check_task(self.collect.task)
+            evolving.search.check_motion(self.memory.mdn_rnn)
         check_choosing(self.evaluation_seeds())
         if self.loop.cars < 2:
             raise ValueError(

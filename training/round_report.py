@@ -16,7 +16,8 @@ from training.presets import Preset
 from wm_env.fidelity.policy_suite import load_variant, policy_suite
 from wm_env.fidelity.report import FidelityConfig, measure
 from wm_env.shard import Shard
-from wm_env.weights import load_world, write_atomically
+from wm_env.storage import write_atomically
+from wm_env.weights import load_world
 
 _Table = dict[str, dict[str, float]]
 

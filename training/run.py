@@ -15,7 +15,6 @@ from training.pictures import memory_pictures
 from training.plan import CollectConfig
 from training.presets import Preset
 from training.provenance import write_worlds
-from training.starts import check_hard
 from training.store import check_task, open_store
 from training.vision import load_vision
 from wm_env.mdn_rnn import MDNRNN
@@ -96,20 +95,9 @@ class Run:
         config: MemoryConfig,
         begin_from: Sequence[MDNRNN] = (),
     ) -> None:
-        """Fit M in `folder/memory`, and write the world of it.
-
-        Raises:
-            ValueError: V's latents are not of M's size, or no such share of starts can be hard.
-        """
-        check_hard(self.preset.hard_starts, self.preset.collect.task)
+        """Fit M in `folder/memory`, and write the world of it."""
         vae = load_vision(self.preset.vision, vision)
         check_encoded_by(latents, vae)
-        sizes = vae.config.latent_size, config.mdn_rnn.latent_size
-        if sizes[0] != sizes[1]:
-            raise ValueError(
-                f"V's latents are of size {sizes[0]} and M is of {sizes[1]}; expected the same. "
-                "Set vision.vae.latent-size and memory.mdn-rnn.latent-size alike."
-            )
 
         def draw(mdn_rnn: MDNRNN) -> None:
             memory_pictures(vae, mdn_rnn, shards, latents, folder / "memory")

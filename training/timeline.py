@@ -18,7 +18,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from training.contender import Contender
-from wm_env.weights import write_atomically
+from wm_env.storage import write_atomically
 
 
 class Span(NamedTuple):

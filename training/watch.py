@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from safetensors.numpy import save
 
-from wm_env.weights import write_atomically
+from wm_env.storage import write_atomically
 
 _TIMES = 10.0  # worse than before the first update by so much: a fit does not come back from there
 

@@ -17,7 +17,7 @@ from wm_env import speed
 from wm_env.dream import DreamParams
 from wm_env.machine import device_name
 from wm_env.progress import progress_bar
-from wm_env.weights import write_atomically
+from wm_env.storage import write_atomically
 from wm_env.world_model import WorldModel
 
 DREAM_BATCHES = (1, 256, 1024, 4096)

@@ -13,7 +13,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import safe_open
 
-from wm_env.weights import write_atomically
+from wm_env.storage import write_atomically
 
 _Tree = TypeVar("_Tree")
 

@@ -13,7 +13,9 @@ from typing import Any
 
 from wm_env.evaluation import Evaluation
 from wm_env.fidelity.result import Fidelity
-from wm_env.weights import HUB_SCHEME, WeightsError, load_world, save_world, write_atomically
+from wm_env.storage import write_atomically
+from wm_env.weights import WeightsError, load_world, save_world
+from wm_env.weights_file import HUB_SCHEME
 from wm_env.world_model import WorldModel
 
 WORLD_FILE = "world.safetensors"

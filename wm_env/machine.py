@@ -13,7 +13,8 @@ from rich.table import Table
 from wm_env import speed
 from wm_env.dream import DreamParams
 from wm_env.progress import progress_bar
-from wm_env.weights import ASSETS, load_controller, load_world, shipped_names
+from wm_env.weights import load_controller, load_world
+from wm_env.weights_file import ASSETS, shipped_names
 from wm_env.workers import usable_cores
 
 _PACKAGES = ("jax", "jaxlib", "equinox", "gymnasium", "gymnax", "numpy", "envpool")

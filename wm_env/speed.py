@@ -27,7 +27,8 @@ from wm_env.preprocess import IMAGE_SHAPE
 from wm_env.simulator import default_backend
 from wm_env.task import CAR_RACING
 from wm_env.vae import VAE, VAEConfig
-from wm_env.weights import shipped_names, world_for
+from wm_env.weights import world_for
+from wm_env.weights_file import shipped_names
 from wm_env.workers import run_jobs, usable_cores
 from wm_env.world_model import StartStates, WorldModel
 

@@ -64,6 +64,12 @@ def appearing_whole(path: StorePath) -> Iterator[Path]:
         path.fs.mv(hidden.path, path.path)
 
 
+def write_atomically(path: str | os.PathLike, content: bytes) -> None:
+    """Put `content` at `path` whole or not at all, whenever the process may die."""
+    with appearing_whole(Path(path)) as temporary:
+        temporary.write_bytes(content)
+
+
 def local_copy(path: StorePath) -> Path:
     """The file itself, or a copy of a remote one, fetched once a process: shards never change.
 

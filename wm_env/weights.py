@@ -1,9 +1,7 @@
-"""Worlds and controllers on disk: safetensors files that say what they are and notice damage.
+"""Worlds and controllers on disk: files that say what they are and notice damage.
 
-The header carries `format`, `format_version`, `kind`, `config` and `provenance` (JSON), and a
-SHA-256 `checksum` of the tensors. Arrays may be stored in float16; in memory they are float32. A
-world's config names its task, where that is not CarRacing, and the shipped world whose V it has,
-where it leaves out V's tensors: V is five sixths of a world.
+Arrays may be stored in float16; in memory they are float32. A world's config names its task, where
+that is not CarRacing.
 """
 
 import dataclasses
@@ -17,25 +15,21 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from wm_env.mdn_rnn import MDNRNN, MDNRNNConfig
 from wm_env.task import CAR_RACING, Task, marked, task_named
 from wm_env.vae import VAE, VAEConfig
+from wm_env.weights_file import (
+    VAE_OF,
+    WeightsError,
+    header_field,
+    read_weights,
+    resolve,
+    tensors_checksum,
+    vae_tensors,
+    write_weights,
+)
 from wm_env.world_model import Metadata, StartStates, WorldModel
-
-FORMAT = "wm_env"
-FORMAT_VERSION = "1"
-ASSETS = Path(__file__).parent / "assets"
-HUB_SCHEME = "hf://"
-
-_SUFFIX = ".safetensors"
-_VAE_OF = "vae_of"  # in a config: the shipped world that has the tensors of V, left out here
-
-
-class WeightsError(ValueError):
-    """A weights file cannot be used; the message tells what was found, expected, and what to do."""
 
 
 def save_world(
@@ -54,7 +48,7 @@ def save_world(
     Raises:
         WeightsError: a weight is not finite, or overflows `dtype`; or V is not that of `vae_of`.
     """
-    with np.errstate(over="ignore"):  # `_write` refuses what overflowed, by name
+    with np.errstate(over="ignore"):  # `write_weights` refuses what overflowed, by name
         tensors = {name: np.asarray(leaf, dtype) for name, leaf in _named_leaves(world).items()}
     if vae_of is not None:
         _check_shared(path, tensors, vae_of)
@@ -63,10 +57,10 @@ def save_world(
         "mdn_rnn": dataclasses.asdict(world.mdn_rnn.config),
         "starts": {"first": len(world.starts.first_z), "middle": len(world.starts.z)},
         **world.task.mark,
-        **({} if vae_of is None else {_VAE_OF: vae_of}),
+        **({} if vae_of is None else {VAE_OF: vae_of}),
     }
     provenance = {**world.metadata, **(metadata or {})}
-    _write(tensors, path, kind="world", config=config, provenance=provenance)
+    write_weights(tensors, path, kind="world", config=config, provenance=provenance)
 
 
 def load_world(path_or_shipped_name: str | os.PathLike = "carracing") -> WorldModel:
@@ -76,8 +70,8 @@ def load_world(path_or_shipped_name: str | os.PathLike = "carracing") -> WorldMo
         WeightsError: it cannot be fetched; or the file is missing, damaged, foreign, of another
             kind or version, or its tensors do not fit its config.
     """
-    path = _resolve(path_or_shipped_name)
-    tensors, config, provenance = _read(path, kind="world")
+    path = resolve(path_or_shipped_name)
+    tensors, config, provenance = read_weights(path, kind="world")
     try:
         template = _world_template(config)
     except (KeyError, TypeError, ValueError) as error:
@@ -174,7 +168,7 @@ def save_controller(
         WeightsError: an array is not finite.
     """
     tensors = {name: np.asarray(array, np.float32) for name, array in arrays.items()}
-    _write(tensors, path, kind="controller", config={}, provenance=dict(metadata or {}))
+    write_weights(tensors, path, kind="controller", config={}, provenance=dict(metadata or {}))
 
 
 def load_controller(
@@ -185,7 +179,7 @@ def load_controller(
     Raises:
         WeightsError: as for `load_world`.
     """
-    tensors, _, provenance = _read(_resolve(path_or_shipped_name), kind="controller")
+    tensors, _, provenance = read_weights(resolve(path_or_shipped_name), kind="controller")
     return tensors, provenance
 
 
@@ -195,7 +189,7 @@ def checksum_of(path_or_shipped_name: str | os.PathLike) -> str:
     Raises:
         WeightsError: there is no such file, or it is none of ours.
     """
-    return _header(_resolve(path_or_shipped_name), "checksum")
+    return header_field(resolve(path_or_shipped_name), "checksum")
 
 
 def task_told(task: Task | str | None, world_model: WorldModel | str | os.PathLike | None) -> Task:
@@ -218,8 +212,8 @@ def task_of(path_or_shipped_name: str | os.PathLike) -> Task:
     Raises:
         WeightsError: there is no such file, or it is none of ours, or its task is unknown.
     """
-    path = _resolve(path_or_shipped_name)
-    config = _header(path, "config")
+    path = resolve(path_or_shipped_name)
+    config = header_field(path, "config")
     try:
         return marked(dict(json.loads(config)))
     except (TypeError, ValueError) as error:
@@ -237,42 +231,18 @@ def digest_of(tree: Any, *, salt: bytes = b"") -> str:
     return digest.hexdigest()
 
 
-def shipped_names() -> list[str]:
-    """Names of the weights that come with the package."""
-    return sorted(path.stem for path in ASSETS.glob(f"*{_SUFFIX}"))
-
-
-def write_atomically(path: str | os.PathLike, content: bytes) -> None:
-    """Put `content` at `path` whole or not at all, whenever the process may die."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _named_leaves(tree: Any) -> dict[str, Any]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
-def _vae_tensors(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: tensor for name, tensor in tensors.items() if name.startswith("vae.")}
-
-
 def _check_shared(path: str | os.PathLike, tensors: Mapping[str, np.ndarray], vae_of: str) -> None:
     """Look whether a world to be written has the V of a shipped one, another than itself."""
-    shipped = _resolve(vae_of)
+    shipped = resolve(vae_of)
     if shipped.resolve() == Path(path).resolve():
         raise WeightsError(f"{path} cannot leave its V to itself; write it without vae_of.")
-    ours, theirs = _vae_tensors(tensors), _vae_tensors(_read(shipped, kind="world")[0])
-    if _checksum(ours) != _checksum(theirs):
+    ours, theirs = vae_tensors(tensors), vae_tensors(read_weights(shipped, kind="world")[0])
+    if tensors_checksum(ours) != tensors_checksum(theirs):
         raise WeightsError(
             f"{path}: the V of {vae_of!r} is not this world's, or not in the same dtype. Write it "
             "without vae_of."
@@ -300,125 +270,3 @@ def _world_template(config: Mapping[str, Any]) -> WorldModel:
         return WorldModel(vae, mdn_rnn, starts, task=marked(config))
 
     return jax.eval_shape(build)
-
-
-def _resolve(path_or_shipped_name: str | os.PathLike) -> Path:
-    if not isinstance(path_or_shipped_name, str | os.PathLike):
-        raise WeightsError(
-            f"weights are given as {path_or_shipped_name!r}; expected the path of a {_SUFFIX} file "
-            f"or the name of shipped weights, which are {shipped_names()}."
-        )
-    if str(path_or_shipped_name).startswith(HUB_SCHEME):
-        from wm_env.hub import fetch  # needs an extra
-
-        return fetch(str(path_or_shipped_name))
-    path = Path(path_or_shipped_name)
-    if path.is_file():
-        return path
-    shipped = ASSETS / f"{path_or_shipped_name}{_SUFFIX}"
-    if path.name == str(path_or_shipped_name) and shipped.is_file():
-        return shipped
-    raise WeightsError(
-        f"no weights at {str(path_or_shipped_name)!r}: neither a file nor the name of shipped "
-        f"weights, which are {shipped_names()}. Give the path of a {_SUFFIX} file, or the address "
-        "hf://OWNER/NAME of a world on the Hugging Face Hub, or make it: "
-        "python -m training memory writes a world, evolve a controller."
-    )
-
-
-def _header(path: Path, field: str) -> str:
-    """One of the fields of a file's header."""
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            return (file.metadata() or {})[field]
-    except (safetensors.SafetensorError, KeyError, OSError) as error:
-        raise WeightsError(
-            f"{path}: not a file of weights ({error!r}). Copy or download it again, or give one "
-            "written by save_world or save_controller."
-        ) from error
-
-
-def _checksum(tensors: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(f"{name} {tensors[name].dtype} {tensors[name].shape}".encode())
-        digest.update(tensors[name].tobytes())
-    return digest.hexdigest()
-
-
-def _write(
-    tensors: Mapping[str, np.ndarray],
-    path: str | os.PathLike,
-    *,
-    kind: str,
-    config: Mapping[str, Any],
-    provenance: Mapping[str, Any],
-) -> None:
-    for name, array in tensors.items():
-        if not np.all(np.isfinite(array)):
-            raise WeightsError(
-                f"{name} is not finite in {array.dtype}; expected finite weights. Train from an "
-                "earlier checkpoint, or store in float32 when float16 overflows."
-            )
-    header = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "kind": kind,
-        "config": json.dumps(config),
-        "provenance": json.dumps(provenance),
-        "checksum": _checksum(tensors),
-    }
-    left_out = _vae_tensors(tensors).keys() if _VAE_OF in config else ()
-    contiguous = {
-        name: np.asarray(array, order="C")
-        for name, array in tensors.items()
-        if name not in left_out
-    }
-    write_atomically(path, safetensors.numpy.save(contiguous, header))
-
-
-def _read(path: Path, *, kind: str) -> tuple[dict[str, np.ndarray], dict, dict]:
-    """Tensors, config and provenance of a checked file."""
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            header = file.metadata() or {}
-            _check_header(path, header, kind)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-        config = dict(json.loads(header["config"]))
-        provenance = dict(json.loads(header["provenance"]))
-        if _VAE_OF in config:
-            tensors |= _vae_tensors(_read(_resolve(config[_VAE_OF]), kind="world")[0])
-    except (
-        safetensors.SafetensorError,
-        json.JSONDecodeError,
-        KeyError,
-        OSError,
-        TypeError,
-    ) as error:
-        raise WeightsError(
-            f"{path}: not a whole safetensors file ({error}); it was cut off or is of another "
-            "format. Copy or download it again, or write it with save_world / save_controller."
-        ) from error
-    found = _checksum(tensors)
-    if found != header.get("checksum"):
-        raise WeightsError(
-            f"{path}: the tensors' checksum is {found}, the header says "
-            f"{header.get('checksum')}; the file is damaged"
-            + (f", or the V of {config[_VAE_OF]!r} is another" if _VAE_OF in config else "")
-            + ". Copy or download it again."
-        )
-    return tensors, config, provenance
-
-
-def _check_header(path: Path, header: Mapping[str, str], kind: str) -> None:
-    expected = {"format": FORMAT, "format_version": FORMAT_VERSION, "kind": kind}
-    remedies = {
-        "format": "It comes from other software; give a file written by save_world.",
-        "format_version": "Install the wm_env release that wrote it, or write it again.",
-        "kind": "Read worlds with load_world and controllers with load_controller.",
-    }
-    for field, value in expected.items():
-        if header.get(field) != value:
-            raise WeightsError(
-                f"{path}: {field} is {header.get(field)!r}; expected {value!r}. {remedies[field]}"
-            )

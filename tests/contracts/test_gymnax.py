@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import wm_env
-from wm_env import dream, weights
+from wm_env import dream, weights, weights_file
 from wm_env.dream import DreamCarRacing, DreamParams
 from wm_env.task import CAR_RACING
 from wm_env.weights import WeightsError
@@ -22,7 +22,7 @@ ROOT = Path(weights.__file__).parents[1]
 @pytest.fixture
 def assets(tmp_path, monkeypatch):
     """An empty folder of shipped weights."""
-    monkeypatch.setattr(weights, "ASSETS", tmp_path)
+    monkeypatch.setattr(weights_file, "ASSETS", tmp_path)
     dream._shipped_world.cache_clear()
     yield tmp_path
     dream._shipped_world.cache_clear()

@@ -9,17 +9,38 @@ import jax
 import numpy as np
 import pytest
 
+from agents.cma_es import CMAESConfig
 from agents.linear import LinearController, load_linear, save_linear
 from training import contender
 from training import run as training_run
 from training.__main__ import main
 from training.contender import Contender, best_of, evaluate_contender
-from training.pipeline import STAGES
-from training.presets import PRESETS
+from training.pipeline import STAGES, run_stage
+from training.presets import PRESETS, LoopConfig, Preset
 from training.summary import marks
+from training.vision import VisionConfig
 from wm_env.evaluation import Evaluation
 from wm_env.seeds import HELD_OUT
+from wm_env.vae import VAEConfig
 from wm_env.weights import load_world, save_world
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (Preset(loop=LoopConfig(cars=1)), "loop.cars is 1; expected 2 or more"),
+        (Preset(loop=LoopConfig(search=CMAESConfig(sigma=0.0))), r"sigma is 0\.0"),
+        (Preset(loop=LoopConfig(generations=0)), "generations is 0"),
+        (Preset(loop=LoopConfig(search=CMAESConfig(missing=30.0))), "missing is 30.0, but"),
+        (Preset(vision=VisionConfig(vae=VAEConfig(latent_size=8))), "of size 8 and M is of 32"),
+        (Preset(hard_starts=2.0), "hard is 2.0; expected a share"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_driven(tmp_path, wrong, told):
+    for stage in ("collect", "loop"):
+        with pytest.raises(ValueError, match=told):
+            run_stage(stage, wrong, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 class Run(NamedTuple):

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from wm_env import __main__, machine, play, speed, weights
+from wm_env import __main__, machine, play, speed, weights, weights_file
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_info_tells_the_provenance_of_shipped_weights(
     controller = {"weight": np.zeros((3, 288)), "bias": np.zeros(3)}
     path = tmp_path / "carracing_controller.safetensors"
     weights.save_controller(controller, path, {"generations": 41})
-    monkeypatch.setattr(weights, "ASSETS", tmp_path)
+    monkeypatch.setattr(weights_file, "ASSETS", tmp_path)
     monkeypatch.setattr(machine, "ASSETS", tmp_path)
     assert __main__.main(["info"]) == 0
     out = capsys.readouterr().out
@@ -37,7 +37,7 @@ def test_info_tells_the_provenance_of_shipped_weights(
 
 
 def test_info_works_with_no_world_shipped(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(weights, "ASSETS", tmp_path)
+    monkeypatch.setattr(weights_file, "ASSETS", tmp_path)
     monkeypatch.setattr(machine, "ASSETS", tmp_path)
     assert __main__.main(["info", "--matmul", "256", "--dreams", "2", "--steps", "2"]) == 0
     out = capsys.readouterr().out

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from wm_env import weights
+from wm_env import storage, weights, weights_file
 from wm_env.weights import WeightsError
 from wm_env.world_model import Metadata
 
@@ -33,7 +33,7 @@ def rewrite(source, target, *, tensors=None, header=None, drop=()):
         old_header = file.metadata()
         old = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     new = {name: array for name, array in {**old, **(tensors or {})}.items() if name not in drop}
-    checksum = weights._checksum(new)
+    checksum = weights_file.tensors_checksum(new)
     content = safetensors.numpy.save(new, {**old_header, "checksum": checksum, **(header or {})})
     target.write_bytes(content)
     return target
@@ -115,21 +115,21 @@ def test_controllers_round_trip(tmp_path, arrays, facts):
 
 def test_missing_file_lists_the_shipped_names(tmp_path, monkeypatch):
     (tmp_path / "nurburgring.safetensors").touch()
-    monkeypatch.setattr(weights, "ASSETS", tmp_path)
+    monkeypatch.setattr(weights_file, "ASSETS", tmp_path)
     with pytest.raises(WeightsError, match=r"'nowhere'.*\['nurburgring'\]"):
         weights.load_world("nowhere")
 
 
 def test_shipped_names_resolve_to_the_assets(saved, monkeypatch, tmp_path):
     rewrite(saved, tmp_path / "mine.safetensors")
-    monkeypatch.setattr(weights, "ASSETS", tmp_path)
+    monkeypatch.setattr(weights_file, "ASSETS", tmp_path)
     assert weights.load_world("mine").metadata["data"] == "none"
 
 
 @pytest.fixture
 def sibling(world, random_world, monkeypatch, tmp_path):
     """A world of the V of the one that is shipped as `mine`, and where it is to be saved."""
-    monkeypatch.setattr(weights, "ASSETS", tmp_path)
+    monkeypatch.setattr(weights_file, "ASSETS", tmp_path)
     weights.save_world(world, tmp_path / "mine.safetensors")
     other = dataclasses.replace(random_world(seed=9), vae=world.vae)
     return other, tmp_path / "sibling.safetensors"
@@ -268,14 +268,14 @@ def test_weights_that_float16_cannot_hold_are_refused_and_leave_no_file(world, t
 
 def test_a_failing_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
     path = tmp_path / "file"
-    weights.write_atomically(path, b"old")
+    storage.write_atomically(path, b"old")
 
     def fail(*_):
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="disk full"):
-        weights.write_atomically(path, b"new")
+        storage.write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
@@ -285,12 +285,12 @@ def test_a_process_killed_while_it_writes_leaves_the_old_file(tmp_path):
     path.write_bytes(b"old")
     script = (
         "import os, signal, sys\n"
-        "from wm_env import weights\n"
+        "from wm_env import storage\n"
         "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "weights.write_atomically(sys.argv[1], b'new' * 100_000)\n"
+        "storage.write_atomically(sys.argv[1], b'new' * 100_000)\n"
     )
     killed = subprocess.run(
-        [sys.executable, "-c", script, str(path)], cwd=weights.ASSETS.parents[1]
+        [sys.executable, "-c", script, str(path)], cwd=weights_file.ASSETS.parents[1]
     )
     assert killed.returncode < 0
     assert path.read_bytes() == b"old"

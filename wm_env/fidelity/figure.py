@@ -11,7 +11,7 @@ from wm_env.fidelity.calibration import Reliability
 from wm_env.fidelity.estimates import Estimate
 from wm_env.fidelity.open_loop import ELSEWHERE, LIKELIEST, SAMPLED, STILL, V_ALONE
 from wm_env.fidelity.result import Fidelity
-from wm_env.weights import write_atomically
+from wm_env.storage import write_atomically
 
 _REAL, _DREAM, _NEUTRAL = "tab:green", "tab:blue", "0.55"
 _STYLES = {

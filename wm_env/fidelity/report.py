@@ -27,8 +27,9 @@ from wm_env.fidelity.replay import ReplayConfig, replay
 from wm_env.fidelity.result import Fidelity, Score, better_half
 from wm_env.seeds import HELD_OUT
 from wm_env.simulator import default_backend
+from wm_env.storage import write_atomically
 from wm_env.task import CAR_RACING
-from wm_env.weights import world_for, write_atomically
+from wm_env.weights import world_for
 from wm_env.world_model import WorldModel
 
 _QUICK = {"episodes": 4, "dreams": 16, "steps": 600}
