@@ -1,14 +1,17 @@
 """How long until an agent drives the real car well: trained in the dream, or on the real car.
 
-    uv run --extra sb3 --extra envpool python benchmarks/time_to_score.py [--minutes 20]
+    uv run --extra envpool python benchmarks/time_to_score.py [--minutes 20]
+    uv run --extra sb3 --extra envpool python benchmarks/time_to_score.py --agent ppo
 
-The same PPO (agents/third_party/cleanrl_ppo.py, one seed) on the same observations [z, h] learns in
-the dream, on Gymnasium's CarRacing-v3 and on EnvPool's, one after another, on an otherwise idle
-machine; the lanes differ (64, 8 and 16), the 2,048 frames between two updates do not. Now and
+The same agent, from nothing and with one seed, on the same observations [z, h] learns in the dream,
+on Gymnasium's CarRacing-v3 and on EnvPool's, one after another, on an otherwise idle machine:
+CMA-ES of a linear controller (cma_es_anywhere.py), or PPO (agents/third_party/cleanrl_ppo.py), of
+which the lanes differ (64, 8 and 16), the 2,048 frames between two updates do not. Now and
 then its clock stops and it drives 16 real tracks (EnvPool, seeds 0 to 15). Writes
 time_to_score.json after each place, and time_to_score.png; a place in the file is not done again.
 """
 
+import contextlib
 import json
 import sys
 import time
@@ -23,8 +26,8 @@ import tyro
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import wm_env  # noqa: E402
-from agents.third_party import cleanrl_ppo  # noqa: E402
-from wm_env.weights import write_atomically  # noqa: E402
+from benchmarks import cma_es_anywhere  # noqa: E402
+from wm_env.storage import write_atomically  # noqa: E402
 
 Place = Literal["dream", "envpool", "gymnasium"]
 SCORES = 200, 300, 600, 800, 900
@@ -34,8 +37,9 @@ SCORES = 200, 300, 600, 800, 900
 class Config:
     """Where to train and for how long."""
 
+    agent: Literal["cma_es", "ppo"] = "cma_es"
     places: tuple[Place, ...] = ("dream", "envpool", "gymnasium")
-    world: str = "carracing"  # to dream in, and whose features the agent sees; file or shipped name
+    world: str = "carracing_beginner"  # dreamt in; the agent sees its features everywhere
     minutes: float = 20.0  # of training in each place; driving real tracks does not count
     first: float = 5.0  # seconds of training before the first look at the real tracks;
     growth: float = 1.5  # each next look comes after so many times as many
@@ -66,8 +70,8 @@ class Watch:
         self._next = config.first
         self.points: list[Point] = []
 
-    def __call__(self, frames: int, policy: Any) -> None:
-        """Look, if it is time to."""
+    def __call__(self, frames: int, *policy: Any) -> None:
+        """Look, if it is time to, at a policy (and its parameters, if it has any)."""
         spent = self._spent + time.monotonic() - self._since
         if spent < min(self._next, 60.0 * self._config.minutes):
             return
@@ -75,7 +79,7 @@ class Watch:
             self._next *= self._config.growth
         seeds = range(self._config.episodes)
         told = wm_env.evaluate(
-            policy,
+            *policy,
             world_model=self._config.world,
             backend="envpool",
             seeds=seeds,
@@ -106,16 +110,26 @@ def lanes_of(place: Place, world: str) -> gym.vector.VectorEnv:
     )
 
 
+def learn(place: Place, config: Config, watch: Watch) -> None:
+    """Learn in one place until `watch` raises."""
+    if config.agent == "cma_es" and place == "dream":
+        cma_es_anywhere.learn_in_dreams(wm_env.load_world(config.world), config.seed, watch)
+        return
+    with contextlib.closing(lanes_of(place, config.world)) as envs:
+        if config.agent == "cma_es":
+            cma_es_anywhere.learn_on_the_road(envs, config.seed, watch)
+        else:
+            from agents.third_party import cleanrl_ppo  # which needs torch
+
+            limits = cleanrl_ppo.Config(steps=10**12, lanes=envs.num_envs, seed=config.seed)
+            cleanrl_ppo.train(limits, envs, watch)
+
+
 def train(place: Place, config: Config) -> list[Point]:
     """Learn in one place until its minutes are over."""
-    watch, envs = Watch(config), lanes_of(place, config.world)
-    try:
-        limits = cleanrl_ppo.Config(steps=10**12, lanes=envs.num_envs, seed=config.seed)
-        cleanrl_ppo.train(limits, envs, watch)
-    except TimeIsUp:
-        pass
-    finally:
-        envs.close()
+    watch = Watch(config)
+    with contextlib.suppress(TimeIsUp):
+        learn(place, config, watch)
     return watch.points
 
 

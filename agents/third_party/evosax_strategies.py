@@ -44,9 +44,8 @@ class Config:
 def train(config: Config) -> LinearController:
     """Evolve in the dream; gives the mean of the last generation."""
     env, params = gymnax.make("DreamCarRacing-v0", world_model=config.world)
-    strategy = STRATEGIES[config.strategy](
-        population_size=config.population, solution=LinearController.zeros()
-    )
+    zeros = LinearController.zeros(env.observation_space(params).shape[0])
+    strategy = STRATEGIES[config.strategy](population_size=config.population, solution=zeros)
     settings = strategy.default_params
     if hasattr(settings, "std_init"):  # OpenES has a schedule instead
         settings = settings.replace(std_init=0.1)
@@ -67,7 +66,7 @@ def train(config: Config) -> LinearController:
         return state, returns.mean()
 
     key_init, key = jax.random.split(jax.random.key(config.seed))
-    state = strategy.init(key_init, LinearController.zeros(), settings)
+    state = strategy.init(key_init, zeros, settings)
     for number in range(1, config.generations + 1):
         state, mean = generation(state, params, jax.random.fold_in(key, number))
         print(f"generation {number}: mean dreamt return {float(mean):.1f}", flush=True)
