@@ -149,7 +149,8 @@ def draw(found: dict[str, list[dict]], path: Path) -> None:
     """Real return against minutes of training."""
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for place, points in found.items():
-        axes.plot([p["seconds"] / 60 for p in points], [p["real"] for p in points], label=place)
+        minutes, real = [p["seconds"] / 60 for p in points], [p["real"] for p in points]
+        axes.plot(minutes, real, marker="o", label=place)
     axes.set(xlabel="minutes of training", ylabel="mean real return", xscale="log")
     axes.set_xticks([], minor=True)
     most = max(p["seconds"] / 60 for points in found.values() for p in points)
