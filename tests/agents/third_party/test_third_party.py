@@ -75,7 +75,9 @@ def test_stable_baselines_learns(algorithm, observation, steps):
 
     def train(only, seed):
         taken = steps if only is None else only
-        config = one.Config(algorithm, observation, steps=taken, lanes=64, seed=seed)
+        config = one.Config(
+            algorithm=algorithm, observation=observation, steps=taken, lanes=64, seed=seed
+        )
         return (one.train(config),)
 
     assert_learns(train, observation=observation, continuous=algorithm != "DQN")
@@ -84,17 +86,23 @@ def test_stable_baselines_learns(algorithm, observation, steps):
 @pytest.mark.slow
 def test_sbx_learns():
     one = example("sbx_ppo", "stable_baselines3", "sbx")
-    assert_learns(
-        lambda only, seed: (one.train(one.Config(131_072 if only is None else only, 64, seed)),)
-    )
+
+    def train(only, seed):
+        taken = 131_072 if only is None else only
+        return (one.train(one.Config(steps=taken, lanes=64, seed=seed)),)
+
+    assert_learns(train)
 
 
 @pytest.mark.slow
 def test_torchrl_learns():
     one = example("torchrl_ppo", "torchrl")
-    assert_learns(
-        lambda only, seed: (one.train(one.Config(131_072 if only is None else only, 64, seed)),)
-    )
+
+    def train(only, seed):
+        taken = 131_072 if only is None else only
+        return (one.train(one.Config(steps=taken, lanes=64, seed=seed)),)
+
+    assert_learns(train)
 
 
 @pytest.mark.slow
@@ -102,7 +110,7 @@ def test_the_single_file_learns():
     one = example("cleanrl_ppo", "torch")
 
     def train(only, seed):
-        config = one.Config(131_072 if only is None else only, 64, seed)
+        config = one.Config(steps=131_072 if only is None else only, lanes=64, seed=seed)
         return (one.train(config, gym.make_vec("DreamCarRacing-v0", 64)),)
 
     assert_learns(train)
@@ -125,7 +133,9 @@ def test_a_strategy_of_evosax_learns(strategy):
 
     def train(only, seed):
         generations = 20 if only is None else only
-        config = one.Config(strategy, generations, 64, dreams=4, frames=FRAMES, seed=seed)
+        config = one.Config(
+            strategy=strategy, generations=generations, dreams=4, frames=FRAMES, seed=seed
+        )
         return linear_policy, one.train(config)
 
     assert_learns(train)
