@@ -121,11 +121,11 @@ class CMAESConfig:
                     f"{expected!r}."
                 )
 
-    def check_motion(self, mdn_rnn: MDNRNNConfig) -> None:
-        """Look whether such a search can be in dreams of such an M.
+    def check_memory(self, mdn_rnn: MDNRNNConfig) -> None:
+        """Look whether M can tell what the search puts a price on.
 
         Raises:
-            ValueError: it prices what M can only tell where it keeps track of the car's motion.
+            ValueError: a missed tile, which M tells where it keeps track of the car's motion.
         """
         if self.missing and not mdn_rnn.motion:
             raise ValueError(

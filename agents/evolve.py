@@ -117,7 +117,7 @@ def run(config: EvolveConfig) -> Path:
     check_backend(_backend(config, task), task)
     config.search.check_task(task)
     for world in worlds:
-        config.search.check_motion(world.mdn_rnn.config)
+        config.search.check_memory(world.mdn_rnn.config)
     count = config.search.axes
     axes = None if count is None else PrincipalAxes.of(controller, worlds[0], count)
     evolution = Evolution(controller, linear_policy, config.search, axes)

@@ -1,13 +1,13 @@
 """CMA-ES of the linear controller from zeros, in the dream or on the real car.
 
-The search is that of README's "your own driver": ten generations by return, in episodes of 600
-frames, then by what a whole lap pays, in smaller steps. In the dream each candidate has 8 episodes,
-and a price on being lost; on the real car one, on a track that all of its generation share.
+The search is that of README's "your own driver": ten generations of episodes of 600 frames, then
+whole laps of 1,000, in smaller steps. In the dream each candidate has 8 episodes, the later ones by
+what a lap would pay and with a price on being lost; on the real car one, by its return, on a track
+that all of its generation share. Dreamt frames count as if no dream ended early.
 """
 
 import itertools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from agents.cma_es import CMAESConfig, Evolution
 from agents.dream_mix import DreamMix
 from agents.linear import LinearController, linear_policy
 from wm_env.dream import DreamParams
+from wm_env.rollouts import Policy
 from wm_env.world_model import WorldModel
 
 _BEGINNING = 10  # generations
@@ -26,12 +27,12 @@ _BY_RETURN = CMAESConfig(dreams=8, steps=600, sigma=0.1)
 _BY_LAPS = CMAESConfig(dreams=8, steps=1000, sigma=0.05, fitness="lap", straying=2000.0)
 _FIRST_TRACK = 50_000  # one a generation: far from those that choose or judge
 
-# Told after each generation: frames so far, and the policy with its parameters.
-Watch = Callable[..., None]
+# Is told after each generation: frames so far, and the policy with its parameters.
+Tell = Callable[[int, Policy, LinearController], None]
 
 
-def learn_in_dreams(world: WorldModel, seed: int, watch: Watch) -> None:
-    """Search until `watch` raises."""
+def learn_in_dreams(world: WorldModel, seed: int, tell: Tell) -> None:
+    """Search until `tell` raises."""
     frames, controller = 0, LinearController.zeros(world.latent_size + world.hidden_size)
     for part, (search, generations) in enumerate(_parts()):
         params = DreamParams(world_model=world, start_middle=0.3, max_steps_in_episode=search.steps)
@@ -41,11 +42,11 @@ def learn_in_dreams(world: WorldModel, seed: int, watch: Watch) -> None:
             state, _ = evolution.advance(state, mix, jax.random.fold_in(key, 1000 * part + number))
             controller = evolution.controller(state)
             frames += search.population * search.dreams * search.steps
-            watch(frames, linear_policy, controller)
+            tell(frames, linear_policy, controller)
 
 
-def learn_on_the_road(envs: VectorEnv, seed: int, watch: Watch) -> None:
-    """Search until `watch` raises; the lanes drive the candidates of a generation by turns."""
+def learn_on_the_road(envs: VectorEnv, seed: int, tell: Tell) -> None:
+    """Search until `tell` raises; the lanes drive the candidates of a generation by turns."""
     frames, controller = 0, LinearController.zeros(envs.single_observation_space.shape[0])
     tracks = itertools.count(_FIRST_TRACK + 1000 * seed)
     for part, (search, generations) in enumerate(_parts()):
@@ -59,18 +60,20 @@ def learn_on_the_road(envs: VectorEnv, seed: int, watch: Watch) -> None:
             returns, driven = _drive(population, envs, next(tracks), search.steps)
             state, _ = strategy.tell(key_tell, population, -returns, state, defaults)
             controller, frames = strategy.get_mean(state), frames + driven
-            watch(frames, linear_policy, controller)
+            tell(frames, linear_policy, controller)
 
 
-def _parts() -> tuple[tuple[CMAESConfig, Any], ...]:
+def _parts() -> tuple[tuple[CMAESConfig, Iterable[int]], ...]:
     return (_BY_RETURN, range(_BEGINNING)), (_BY_LAPS, itertools.count())
 
 
-def _drive(population: Any, envs: VectorEnv, track: int, steps: int) -> tuple[jax.Array, int]:
+def _drive(
+    population: LinearController, envs: VectorEnv, track: int, steps: int
+) -> tuple[jax.Array, int]:
     """Each candidate's return on a track, and the frames of all."""
     lanes, returns, frames = envs.num_envs, [], 0
     for first in range(0, len(population.bias), lanes):
-        group = jax.tree.map(lambda leaf: leaf[first : first + lanes], population)  # noqa: B023
+        group = jax.tree.map(lambda leaf, first=first: leaf[first : first + lanes], population)
         seen, _ = envs.reset(seed=[track] * lanes)  # pyright: ignore[reportArgumentType]
         running, total = np.ones(lanes, bool), np.zeros(lanes)
         for _ in range(steps):

@@ -30,7 +30,7 @@ from benchmarks import cma_es_anywhere  # noqa: E402
 from wm_env.storage import write_atomically  # noqa: E402
 
 Place = Literal["dream", "envpool", "gymnasium"]
-SCORES = 200, 300, 600, 800, 900
+SCORES = 200, 300, 500, 600, 800, 900
 
 
 @dataclass(frozen=True)

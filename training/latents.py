@@ -73,11 +73,11 @@ class LatentShard:
         """
         try:
             with safe_open(self.path, framework="numpy") as file:
-                there = "mirrored_mu" in file.keys()  # noqa: SIM118 (not a dict)
+                has_mirrored = "mirrored_mu" in file.keys()  # noqa: SIM118 (not a dict)
                 for index, (row, frames, steps) in enumerate(bounds(self.rows)):
                     if is_held_out(self.rows, index) != held_out:
                         continue
-                    flip = there and mirrored()
+                    flip = has_mirrored and mirrored()
                     prefix = "mirrored_" if flip else ""
                     actions, motion = file.get_slice("actions")[steps], None
                     if self.task.pays_tiles:
@@ -152,7 +152,10 @@ def check_encoded_by(shards: Sequence[LatentShard], vae: VAE) -> None:
 
 
 def two_sided(task: Task, vae: VAEConfig) -> bool:
-    """Whether latents of mirrored images are made: what a driver would have acted upon."""
+    """Whether latents of mirrored images are made.
+
+    Not where V shows samples: no driver acted upon those of a mirrored image.
+    """
     return task.symmetric and not vae.sampled
 
 

@@ -110,7 +110,7 @@ class Preset:
         for evolving in (self.evolve, later):
             evolving.check()
             evolving.search.check_task(self.collect.task)
-            evolving.search.check_motion(self.memory.mdn_rnn)
+            evolving.search.check_memory(self.memory.mdn_rnn)
         check_choosing(self.evaluation_seeds())
         if self.loop.cars < 2:
             raise ValueError(

@@ -154,8 +154,9 @@ def check_hard(hard: float, task: Task) -> None:
         ValueError: it is not a share, or the task has no road.
     """
     if not 0.0 <= hard <= 1.0:
-        raise ValueError(f"hard is {hard}; expected a share of the moments from 0 to 1.")
+        raise ValueError(f"hard_starts is {hard}; expected a share of the moments, 0 to 1.")
     if hard and not task.pays_tiles:
         raise ValueError(
-            f"hard is {hard}, but {task.id} has no road whose bends could be hard; expected 0."
+            f"hard_starts is {hard}, but {task.id} has no road whose bends could be hard; "
+            "expected 0."
         )

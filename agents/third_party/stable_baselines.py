@@ -50,8 +50,8 @@ class Config:
 
 def train(config: Config) -> Callable[[np.ndarray], np.ndarray]:
     """Learn in the dream; gives the policy, observation -> action."""
-    seen = {"world_model": config.world, "observation": config.observation}
-    dreams = DreamVecEnv(config.lanes, **seen, continuous=config.algorithm != "DQN")
+    shown = {"world_model": config.world, "observation": config.observation}
+    dreams = DreamVecEnv(config.lanes, **shown, continuous=config.algorithm != "DQN")
     envs = VecNormalize(VecMonitor(dreams), norm_obs=False)  # rewards only
     kind = "CnnPolicy" if config.observation == "pixels" else "MlpPolicy"
     learner = getattr(sb3, config.algorithm)

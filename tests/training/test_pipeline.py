@@ -33,7 +33,7 @@ from wm_env.weights import load_world, save_world
         (Preset(loop=LoopConfig(generations=0)), "generations is 0"),
         (Preset(loop=LoopConfig(search=CMAESConfig(missing=30.0))), "missing is 30.0, but"),
         (Preset(vision=VisionConfig(vae=VAEConfig(latent_size=8))), "of size 8 and M is of 32"),
-        (Preset(hard_starts=2.0), "hard is 2.0; expected a share"),
+        (Preset(hard_starts=2.0), "hard_starts is 2.0; expected a share"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_driven(tmp_path, wrong, told):

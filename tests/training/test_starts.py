@@ -61,7 +61,7 @@ def test_where_hard_moments_are_few_ordinary_ones_fill_up():
 
 @pytest.mark.parametrize(
     ("hard", "task", "told"),
-    [(1.5, CAR_RACING, "hard is 1.5; expected a share"), (0.5, LUNAR_LANDER, "no road")],
+    [(1.5, CAR_RACING, "hard_starts is 1.5; expected a share"), (0.5, LUNAR_LANDER, "no road")],
 )
 def test_a_share_that_cannot_be_is_refused(hard, task, told):
     with pytest.raises(ValueError, match=told):

@@ -2,9 +2,6 @@
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 
 import equinox as eqx
 import jax
@@ -15,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from wm_env import storage, weights, weights_file
+from wm_env import weights, weights_file
 from wm_env.weights import WeightsError
 from wm_env.world_model import Metadata
 
@@ -264,33 +261,3 @@ def test_weights_that_float16_cannot_hold_are_refused_and_leave_no_file(world, t
     with pytest.raises(WeightsError, match="starts.z is not finite in float16"):
         weights.save_world(bad, tmp_path / "w.safetensors", dtype="float16")
     assert not list(tmp_path.iterdir())
-
-
-def test_a_failing_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    storage.write_atomically(path, b"old")
-
-    def fail(*_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
-        storage.write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
-
-
-def test_a_process_killed_while_it_writes_leaves_the_old_file(tmp_path):
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-    script = (
-        "import os, signal, sys\n"
-        "from wm_env import storage\n"
-        "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "storage.write_atomically(sys.argv[1], b'new' * 100_000)\n"
-    )
-    killed = subprocess.run(
-        [sys.executable, "-c", script, str(path)], cwd=weights_file.ASSETS.parents[1]
-    )
-    assert killed.returncode < 0
-    assert path.read_bytes() == b"old"

@@ -11,6 +11,7 @@ import pytest
 
 import wm_env
 from agents.linear import linear_policy
+from wm_env.weights import save_world
 
 FRAMES = 300  # of a dream that tells what was learned
 
@@ -164,3 +165,11 @@ def test_what_is_not_installed_is_named_with_its_extra(name, library, extra):
     program = f"import sys; sys.modules[{library!r}] = None; import agents.third_party.{name}"
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert told.returncode != 0 and f"--extra {extra}" in told.stderr
+
+
+def test_an_example_dreams_in_the_world_that_it_is_told(random_world, tmp_path):
+    world = tmp_path / "world.safetensors"
+    save_world(random_world(mdn_rnn={"hidden_size": 16}), world)
+    one = example("evosax_strategies")
+    brief = {"generations": 1, "population": 4, "dreams": 1, "frames": 5}
+    assert one.train(one.Config(world=str(world), **brief)).weight.shape == (3, 32 + 16)
