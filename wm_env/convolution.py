@@ -62,6 +62,7 @@ class ConvTranspose2x(eqx.Module):
 
     kernel: Float[Array, "k k c out"]
     bias: Float[Array, " out"]
+    rows: Float[Array, "gathered painted"] | None  # see `laid_out`
 
     def __init__(self, channels: int, out: int, size: int, *, key: Array):
         # Each output pixel is painted by about (k/2)^2 input pixels, which is the fan-in that
@@ -70,32 +71,47 @@ class ConvTranspose2x(eqx.Module):
         key_kernel, key_bias = jax.random.split(key)
         self.kernel = _fan_in_uniform(key_kernel, (size, size, channels, out), fan_in)
         self.bias = _fan_in_uniform(key_bias, (out,), fan_in)
+        self.rows = None
+
+    def laid_out(self) -> "ConvTranspose2x":
+        """The same layer, which keeps its kernel as the matmul reads it too.
+
+        To lay it out at each call takes as long as to paint one image; for a batch that is nothing.
+        """
+        return eqx.tree_at(lambda layer: layer.rows, self, _rows(self.kernel), is_leaf=_is_none)
 
     def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "h2 w2 out"]:
         """Paint one image; callers vmap."""
         size, _, channels, out = self.kernel.shape
         height, width, _ = x.shape
-        kernel = self.kernel.astype(x.dtype)
-        if height == width == 1:  # nothing overlaps
-            image = x.reshape(1, channels) @ kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
+        if height == width == 1:
+            # Nothing overlaps. A matmul for each pixel leaves the kernel as it lies: V's has 13 MB.
+            kernel = self.kernel.astype(x.dtype).reshape(size * size, channels, out)
+            image = jnp.broadcast_to(x, (size * size, 1, channels)) @ kernel
             image = image.reshape(size, size, out)
         else:
-            blocks = _transpose_convolve(x, _blocked(kernel))
-            rows, columns, _ = blocks.shape
-            image = blocks.reshape(rows, columns, 2, 2, out).transpose(0, 2, 1, 3, 4)
-            image = image.reshape(2 * rows, 2 * columns, out)
+            rows = _rows(self.kernel) if self.rows is None else self.rows
+            blocks = _transpose_convolve(x, rows.astype(x.dtype), (size + 1) // 2)
+            high, wide, _ = blocks.shape
+            image = blocks.reshape(high, wide, 2, 2, out).transpose(0, 2, 1, 3, 4)
+            image = image.reshape(2 * high, 2 * wide, out)
             image = image[: 2 * height + size - 2, : 2 * width + size - 2]
         return image + self.bias.astype(x.dtype)[None, None]
 
 
-def _blocked(kernel: Float[Array, "k k c out"]) -> Float[Array, "half half c blocks"]:
-    """For each offset of blocks, the 2x2 pixels that one input pixel paints there."""
+def _is_none(node: object) -> bool:
+    return node is None
+
+
+def _rows(kernel: Float[Array, "k k c out"]) -> Float[Array, "gathered painted"]:
+    """For each offset of blocks, the 2x2 pixels that one input pixel paints there: as a matrix from
+    the offsets along a row and the channels to those along a column, the pixels and `out`."""
     size, _, channels, out = kernel.shape
     half = (size + 1) // 2
     missing = 2 * half - size
     even = jnp.pad(kernel, ((0, missing), (0, missing), (0, 0), (0, 0)))
-    even = even.reshape(half, 2, half, 2, channels, out).transpose(0, 2, 4, 1, 3, 5)
-    return even.reshape(half, half, channels, 4 * out)
+    even = even.reshape(half, 2, half, 2, channels, out)[:, :, ::-1]
+    return even.transpose(2, 4, 0, 1, 3, 5).reshape(half * channels, half * 4 * out)
 
 
 def _convolve(
@@ -111,22 +127,20 @@ def _convolve(
 
 
 def _transpose_convolve(
-    x: Float[Array, "h w c"], kernel: Float[Array, "k k c out"]
+    x: Float[Array, "h w c"], rows: Float[Array, "gathered painted"], size: int
 ) -> Float[Array, "h2 w2 out"]:
     """Transposed convolution with stride 1: gather along rows, one matmul, paint along columns.
 
     Gathering both ways would make k * k copies of the input before the matmul, painting both ways
     k * k pieces of the output after it: half and half there are only k of each.
     """
-    size, _, channels, out = kernel.shape
     height, width, edge = x.shape[0], x.shape[1] + size - 1, size - 1
     padded = jnp.pad(x, ((0, 0), (edge, edge), (0, 0)))
     patches = jnp.concatenate([padded[:, j : j + width] for j in range(size)], axis=-1)
-    rows = kernel[:, ::-1].transpose(1, 2, 0, 3).reshape(size * channels, size * out)
     painted = (patches.reshape(height * width, -1) @ rows).reshape(height, width, -1)
     # split, not indexing: its gradient is one concatenation instead of k padded sums.
     pieces = jnp.split(painted, size, axis=-1)
     return sum(
         (jnp.pad(piece, ((i, edge - i), (0, 0), (0, 0))) for i, piece in enumerate(pieces)),
-        start=jnp.zeros((height + edge, width, out), x.dtype),
+        start=jnp.zeros((height + edge, width, pieces[0].shape[-1]), x.dtype),
     )

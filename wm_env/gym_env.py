@@ -5,6 +5,7 @@ import math
 import os
 from typing import Any
 
+import equinox as eqx
 import gymnasium
 import jax
 import jax.numpy as jnp
@@ -119,8 +120,11 @@ class DreamCarRacingEnv(gymnasium.Env):
 
     @params.setter
     def params(self, params: DreamParams) -> None:
-        self._params = canonical(params)
-        self._flat = Flattened(self._params)
+        self._params = params = canonical(params)
+        if self.core.observation == "pixels":
+            vae = self._params.world_model.vae.laid_out()
+            params = eqx.tree_at(lambda params: params.world_model.vae, self._params, vae)
+        self._flat = Flattened(params)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

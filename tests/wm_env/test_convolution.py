@@ -49,6 +49,21 @@ def test_values_and_gradients_equal_those_of_lax(layer, plain, height, width):
         np.testing.assert_allclose(mine, other, atol=2e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("size", [4, 5, 6])
+def test_a_layer_that_is_laid_out_paints_the_same(size):
+    layer = ConvTranspose2x(3, 5, size, key=jax.random.key(0))
+    x = jax.random.normal(jax.random.key(1), (9, 7, 3))
+    np.testing.assert_allclose(layer.laid_out()(x), layer(x), atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [4, 5, 6])
+def test_a_single_pixel_is_painted_as_lax_does(size):
+    layer = ConvTranspose2x(3, 5, size, key=jax.random.key(0))
+    x = jax.random.normal(jax.random.key(1), (4, 1, 1, 3))
+    plain = np.asarray(jax.vmap(lambda pixel: _plain_transpose(layer, pixel))(x))
+    np.testing.assert_allclose(jax.vmap(layer)(x), plain + np.asarray(layer.bias), atol=1e-6)
+
+
 def test_an_odd_kernel_is_refused_by_the_strided_convolution():
     with pytest.raises(ValueError, match="kernel size 5"):
         Conv2x(3, 5, 5, key=jax.random.key(0))
