@@ -5,7 +5,6 @@ the track's N tiles, -0.1 a frame, -100 instead of the reward when the car leave
 of other tasks dream as well: they foretell the reward, and the episode's end, themselves.
 """
 
-import copy
 import functools
 import os
 from dataclasses import dataclass
@@ -140,20 +139,44 @@ class DreamCarRacing(environment.Environment[DreamState, DreamParams]):
     ) -> tuple[Any, DreamState, jax.Array, jax.Array, jax.Array, dict[str, Any]]:
         """gymnax's step: `step_env`, then auto-reset; the frame before it is in the info.
 
-        Pixels are decoded after auto-reset has chosen the state, because gymnax would decode both;
-        a caller who ignores `final_observation` pays for one image a step.
+        What is seen is made of the state that auto-reset has chosen, where gymnax would make it of
+        both; a caller who ignores `final_observation` pays for one image a step.
         """
-        if self.observation != "pixels":
-            return super().step(key, state, action, params)
         params = self.default_params if params is None else params
-        latent = copy.copy(self)
-        latent.observation = "latent"
-        # The class's step: wrappers of gymnax put a vmapped one on the instance, which copies take.
-        step = type(self).step(latent, key, state, action, params)
-        z, state, reward, terminated, truncated, info = step
-        decode = params.world_model.decode
-        info = {**info, "final_observation": decode(info["final_observation"])}
-        return decode(z), state, reward, terminated, truncated, info
+        key_step, key_reset = jax.random.split(key)
+        last_seen, state, reward, terminated, info = self.step_env(key_step, state, action, params)
+        truncated = self.is_truncated(state, params)
+        state = self._reset_where(terminated | truncated, key_reset, state, params)
+        info = {
+            **info,
+            "terminated": terminated,
+            "truncated": truncated,
+            "final_observation": last_seen,
+        }
+        return self.observe(key, state, action, params), state, reward, terminated, truncated, info
+
+    def _reset_where(
+        self, done: jax.Array, key: jax.Array, state: DreamState, params: DreamParams
+    ) -> DreamState:
+        """`reset_env`'s state where `done`, else this one."""
+
+        def chosen(begun: DreamState) -> DreamState:
+            return jax.tree.map(lambda new, old: jnp.where(done, new, old), begun, state)
+
+        def first() -> DreamState:
+            world = self._world(params)
+            carry = world.mdn_rnn.initial_carry()
+            draw = jax.random.uniform(key, (2,))[1]  # as `reset_env` draws
+            z = world.starts.first_z[_index(draw, len(world.starts.first_z))]
+            return _beginning(z, carry, jnp.ones_like(carry.h), world.initial_noise())
+
+        # A branch, unless lanes differ in this. Most dreams begin at a first frame and drop
+        # nothing: what is chosen from are then constants, not arrays as large as the state.
+        return jax.lax.cond(
+            (params.start_middle > 0.0) | (params.dropout > 0.0),
+            lambda: chosen(self.reset_env(key, params)[1]),
+            lambda: chosen(first()),
+        )
 
     def step_env(
         self, key: jax.Array, state: DreamState, action: Any, params: DreamParams
@@ -210,15 +233,8 @@ class DreamCarRacing(environment.Environment[DreamState, DreamParams]):
         self, key: jax.Array, z: jax.Array, carry: Carry, params: DreamParams
     ) -> DreamState:
         """The beginning of an episode at a given latent and carry, for dreams from real frames."""
-        return DreamState(
-            time=jnp.int32(0),
-            z=jnp.clip(z, -Z_LIMIT, Z_LIMIT),
-            carry=carry,
-            tiles=jnp.float32(0.0),
-            off_field=jnp.bool_(False),
-            mask=_dropout_mask(key, carry.h, params.dropout),
-            noise=self._world(params).initial_noise() + _zero_of(key),
-        )
+        mask = _dropout_mask(key, carry.h, params.dropout)
+        return _beginning(z, carry, mask, self._world(params).initial_noise() + _zero_of(key))
 
     def observe(
         self, key: jax.Array, state: DreamState, action: Any, params: DreamParams
@@ -299,6 +315,18 @@ class DreamCarRacing(environment.Environment[DreamState, DreamParams]):
             return jnp.asarray(self.task.discrete_actions)[action]
         action = jnp.nan_to_num(jnp.asarray(action, jnp.float32), nan=0.0)
         return jnp.clip(action, self.task.low, self.task.high)
+
+
+def _beginning(z: jax.Array, carry: Carry, mask: jax.Array, noise: jax.Array) -> DreamState:
+    return DreamState(
+        time=jnp.int32(0),
+        z=jnp.clip(z, -Z_LIMIT, Z_LIMIT),
+        carry=carry,
+        tiles=jnp.float32(0.0),
+        off_field=jnp.bool_(False),
+        mask=mask,
+        noise=noise,
+    )
 
 
 def _index(draw: jax.Array, count: int) -> jax.Array:

@@ -5,7 +5,6 @@ import math
 import os
 from typing import Any
 
-import equinox as eqx
 import gymnasium
 import jax
 import jax.numpy as jnp
@@ -120,11 +119,8 @@ class DreamCarRacingEnv(gymnasium.Env):
 
     @params.setter
     def params(self, params: DreamParams) -> None:
-        self._params = params = canonical(params)
-        if self.core.observation == "pixels":
-            vae = self._params.world_model.vae.laid_out()
-            params = eqx.tree_at(lambda params: params.world_model.vae, self._params, vae)
-        self._flat = Flattened(params)
+        self._params = canonical(params)
+        self._flat = Flattened(self._params)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

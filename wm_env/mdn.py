@@ -5,6 +5,7 @@ Source: Bishop 1994, "Mixture density networks"; Ha & Schmidhuber 2018, "World m
 (temperature as in Ha & Eck 2017, "A neural representation of sketch drawings", section 3.3).
 """
 
+import functools
 import math
 
 import equinox as eqx
@@ -109,17 +110,23 @@ def sample_from_noise(
     """
     tau = jnp.maximum(temperature, _LEAST_LOGIT_TEMPERATURE)
     logits = mixture.logits / tau
-    weights = jnp.exp(logits - jnp.max(logits, axis=1, keepdims=True))
-    threshold = uniform[: len(weights)] * jnp.sum(weights, axis=1)
+    # Component by component: a reduction over so short an axis would be a pass of its own.
+    weights = jnp.exp(logits - functools.reduce(jnp.maximum, _columns(logits))[:, None])
+    threshold = uniform[: len(weights)] * functools.reduce(jnp.add, _columns(weights))
     # Inverse CDF, unrolled over the few components: one uniform a choice, where Gumbel noise would
     # need k of them.
-    mu, raw, below = mixture.mu[:, 0], mixture.raw_log_sigma[:, 0], weights[:, 0]
-    for component in range(1, mixture.mu.shape[1]):
+    choices = zip(*map(_columns, (weights, mixture.mu, mixture.raw_log_sigma)), strict=True)
+    below, mu, raw = next(choices)
+    for weight, further_mu, further_raw in choices:
         further = threshold >= below
-        mu = jnp.where(further, mixture.mu[:, component], mu)
-        raw = jnp.where(further, mixture.raw_log_sigma[:, component], raw)
-        below = below + weights[:, component]
+        mu = jnp.where(further, further_mu, mu)
+        raw = jnp.where(further, further_raw, raw)
+        below = below + weight
     return _to_latent(mixture, mu + jnp.exp(_bounded(raw)) * jnp.sqrt(temperature) * normal)
+
+
+def _columns(array: Float[Array, "n k"]) -> list[Float[Array, "n"]]:
+    return [array[:, component] for component in range(array.shape[1])]
 
 
 def _bounded(raw: Float[Array, "..."]) -> Float[Array, "..."]:

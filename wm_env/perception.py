@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 
 from wm_env.dream import DreamCarRacing, DreamParams
+from wm_env.flattened import Flattened
 from wm_env.gym_arguments import checked_action
 from wm_env.gymnax_parts import spaces
 from wm_env.mdn_rnn import Carry
@@ -31,6 +32,7 @@ class Perception:
     ):
         self._core = DreamCarRacing(observation, continuous, task)
         self.world = None if observation == "pixels" else world_for(task, world_model)
+        self._flat = Flattened(self.world)
         self._lanes = lanes
         self._begun = False
         self._z: jax.Array | None = None
@@ -71,7 +73,7 @@ class Perception:
         """What the agent sees of first frames."""
         self._begun = True
         if self._core.observation == "features":
-            self._z, self._carry, seen = _begin(self.world, images)
+            self._z, self._carry, seen = _begin(self._flat, images)
             return np.array(seen)
         return self._see(images)
 
@@ -81,7 +83,7 @@ class Perception:
         """What the agent sees after acting; lanes of the mask `begun` show a first frame."""
         if self._core.observation == "features":
             self._z, self._carry, seen = _advance(
-                self.world, self._z, self._carry, controls, images, begun
+                self._flat, self._z, self._carry, controls, images, begun
             )
             return np.array(seen)
         return self._see(images)
@@ -89,16 +91,18 @@ class Perception:
     def _see(self, images: np.ndarray) -> np.ndarray:
         if self._core.observation == "pixels":
             return images.copy()
-        return np.array(_encode(self.world, images))
+        return np.array(_encode(self._flat, images))
 
 
 @jax.jit
-def _encode(world: WorldModel, images: jax.Array) -> jax.Array:
+def _encode(flat: Flattened, images: jax.Array) -> jax.Array:
+    world: WorldModel = flat.tree
     return _vmap_lanes(world.encode, images)(images)
 
 
 @jax.jit
-def _begin(world: WorldModel, images: jax.Array) -> tuple[jax.Array, Carry, jax.Array]:
+def _begin(flat: Flattened, images: jax.Array) -> tuple[jax.Array, Carry, jax.Array]:
+    world: WorldModel = flat.tree
     z = _vmap_lanes(world.encode, images)(images)
     carry = world.mdn_rnn.initial_carries(*z.shape[:-1])
     return z, carry, _vmap_lanes(world.features, images)(z, carry.h)
@@ -106,13 +110,14 @@ def _begin(world: WorldModel, images: jax.Array) -> tuple[jax.Array, Carry, jax.
 
 @jax.jit
 def _advance(
-    world: WorldModel,
+    flat: Flattened,
     z: jax.Array,
     carry: Carry,
     controls: jax.Array,
     images: jax.Array,
     begun: jax.Array | None,
 ) -> tuple[jax.Array, Carry, jax.Array]:
+    world: WorldModel = flat.tree
     carry = _vmap_lanes(world.mdn_rnn.advance_carry, images)(z, controls, carry)
     if begun is not None:
         carry = jax.tree.map(lambda leaf: jnp.where(begun[:, None], 0.0, leaf), carry)

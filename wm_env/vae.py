@@ -91,11 +91,6 @@ class VAE(eqx.Module):
         """The image of a latent, float32 in [0, 1]."""
         return jax.nn.sigmoid(self.decode_logits(z, dtype=dtype))
 
-    def laid_out(self) -> "VAE":
-        """The same V for who decodes image by image; see `ConvTranspose2x.laid_out`."""
-        first, *further = self.decoder
-        return eqx.tree_at(lambda vae: vae.decoder, self, (first, *_laid_out(further)))
-
     def decode_logits(
         self, z: Float[Array, " z"], *, dtype: DTypeLike = jnp.float32
     ) -> Float[Array, "64 64 3"]:
@@ -104,11 +99,6 @@ class VAE(eqx.Module):
         for layer in self.decoder[:-1]:
             x = jax.nn.relu(layer(x))
         return self.decoder[-1](x).astype(jnp.float32)
-
-
-@jax.jit
-def _laid_out(layers: list[ConvTranspose2x]) -> list[ConvTranspose2x]:
-    return [layer.laid_out() for layer in layers]
 
 
 def _key_of(image: Shaped[Array, "64 64 3"]) -> Array:

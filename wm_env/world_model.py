@@ -29,6 +29,8 @@ PRECISIONS = ("float32", "bfloat16")
 # The least number above -1: erf_inv is infinite at -1 itself.
 _UNIFORM_LOW = float(np.nextafter(np.float32(-1.0), np.float32(0.0)))
 
+_GROUP = 32  # of images that are decoded at once on a CPU: their layers then stay in its caches
+
 
 def check_precision(precision: str) -> None:
     """Refuse what M's weights cannot be multiplied in.
@@ -202,7 +204,8 @@ class WorldModel(eqx.Module):
 
     def decode(self, z: Float[Array, "z"]) -> UInt8[Array, "64 64 3"]:
         """The image of a latent."""
-        return jnp.round(255.0 * self.vae.decode(z)).astype(jnp.uint8)
+        # Whole numbers have no gradient, and what draws them in groups knows none.
+        return _image(*jax.lax.stop_gradient((self.vae, z)))
 
     def with_precision(self, precision: str) -> "WorldModel":
         """This world with the weights of M's matmuls in "float32" or "bfloat16".
@@ -277,6 +280,22 @@ class WorldModel(eqx.Module):
 
         carry, _ = jax.lax.scan(body, self.mdn_rnn.initial_carry(), (z[:-1], actions))
         return carry
+
+
+def _image_alone(vae: VAE, z: Float[Array, "z"]) -> UInt8[Array, "64 64 3"]:
+    return jnp.round(255.0 * vae.decode(z)).astype(jnp.uint8)
+
+
+_image = jax.custom_batching.custom_vmap(_image_alone)
+
+
+@_image.def_vmap
+def _images(count: int, batched: Any, vae: VAE, z: Array) -> tuple[Array, bool]:
+    """Images of many latents, or worlds; of one world on a CPU, group by group."""
+    if count > _GROUP and jax.default_backend() == "cpu" and not any(jax.tree.leaves(batched[0])):
+        return jax.lax.map(lambda z: _image_alone(vae, z), z, batch_size=_GROUP), True
+    axes = jax.tree.map(lambda is_batched: 0 if is_batched else None, batched)
+    return jax.vmap(_image_alone, in_axes=axes)(vae, z), True
 
 
 def _normal(draws: Float[Array, "n"]) -> Float[Array, "n"]:

@@ -1,5 +1,6 @@
 """What a user of gymnax relies on: registration, six values, auto-reset, any transformation."""
 
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -99,6 +100,24 @@ def test_step_gives_gymnaxs_six_values_and_resets_by_itself(world, with_outcomes
     np.testing.assert_allclose(obs, env.reset_env(key_reset, params)[0], atol=1e-6)
     final = env.step_env(key_step, state, action, params)[0]
     np.testing.assert_allclose(info["final_observation"], final, atol=1e-5)
+
+
+@pytest.mark.parametrize("told", [{}, {"start_middle": 0.5}, {"dropout": 0.3}])
+def test_auto_reset_chooses_what_gymnaxs_own_would(world, with_outcomes, told):
+    """Ours makes what is seen after choosing the state, and has a branch for plain beginnings."""
+    env = DreamCarRacing()
+    params = DreamParams(world_model=with_outcomes(world), max_steps_in_episode=2, **told)
+    keys = jax.random.split(jax.random.key(0), 6)
+    begun = jax.vmap(env.reset, in_axes=(0, None))(keys, params)[1]
+    state = begun.replace(time=jnp.arange(6, dtype=jnp.int32) % 2)  # every other lane is to end
+    ours, theirs = (
+        jax.jit(jax.vmap(functools.partial(step, env), in_axes=(0, 0, None, None)))(
+            keys, state, jnp.zeros(3), params
+        )
+        for step in (DreamCarRacing.step, super(DreamCarRacing, DreamCarRacing).step)
+    )
+    assert ours[4].tolist() == [False, True] * 3
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-6), ours, theirs)
 
 
 def test_pixels_after_auto_reset_are_those_of_the_chosen_state(world, with_outcomes):

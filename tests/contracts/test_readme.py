@@ -13,9 +13,17 @@ NEEDS = {
     "rejax": "rejax",
     "torchrl": "torchrl",
     "RecordVideo": "moviepy",
+    "evosax": "evosax",
 }
 # Less of the same where a block trains.
-SMALLER = {"1_000_000": "8_192", "range(1000, 1100)": "[1000]", "8192": "512", ", 4))": ", 2))"}
+SMALLER = {
+    "1_000_000": "8_192",
+    "range(1000, 1100)": "[1000]",
+    "8192": "512",
+    ", 4))": ", 2))",
+    "range(20)": "range(2)",
+    "steps=600": "steps=20",
+}
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=[f"block{index}" for index in range(len(BLOCKS))])
@@ -33,7 +41,7 @@ def test_every_python_block_runs(block, request, monkeypatch, tmp_path):
 
 
 def test_the_readme_shows_the_ways_in():
-    assert len(BLOCKS) == 9
+    assert len(BLOCKS) == 10
     for way in ("gym.make(", "gym.make_vec(", "gymnax.make(", "jax.vmap(env.step", "make_real("):
         assert way in README
 

@@ -150,3 +150,34 @@ def test_an_ensemble_is_a_vmapped_world(random_world):
     for index, world in enumerate(worlds):
         alone = world.advance(z, action, carry, key=key).z
         np.testing.assert_allclose(batched[index], alone, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def decoded(world):
+    """More latents than are decoded at once, and the image of each by itself."""
+    z = jax.random.normal(jax.random.key(0), (70, world.latent_size))
+    alone = jax.jit(lambda one: world.decode(one))
+    return z, np.stack([alone(one) for one in z]).astype(int)
+
+
+def test_images_of_many_latents_are_those_of_each(world, decoded):
+    z, alone = decoded
+    together = jax.jit(jax.vmap(world.decode))(z)
+    np.testing.assert_allclose(together, alone, atol=1)
+    nested = jax.vmap(jax.vmap(world.decode))(z.reshape(2, 35, -1))
+    np.testing.assert_allclose(nested.reshape(alone.shape), alone, atol=1)
+
+
+def test_worlds_of_their_own_show_their_own_images(world, random_world, decoded):
+    z, alone = decoded
+    worlds = jax.tree.map(lambda *leaves: jnp.stack(leaves), world, random_world(1))
+    images = jax.vmap(lambda one, z: one.decode(z))(worlds, z[:2])
+    np.testing.assert_allclose(images[0], alone[0], atol=1)
+    np.testing.assert_allclose(images[1], random_world(1).decode(z[1]), atol=1)
+
+
+def test_an_image_has_no_gradient(world, decoded):
+    def darkness(z):
+        return jnp.sum(jax.vmap(world.decode)(z).astype(jnp.float32)) + jnp.sum(z)
+
+    np.testing.assert_array_equal(jax.grad(darkness)(decoded[0]), 1.0)
