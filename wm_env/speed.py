@@ -4,6 +4,7 @@ A rate is the best of a few timed runs after one that compiles, so that other wo
 disturbs it little.
 """
 
+import functools
 import os
 import tempfile
 import time
@@ -54,7 +55,8 @@ def matmul_rate(
 ) -> tuple[float, int]:
     """FLOP/s of a square matmul at JAX's default precision, and the size that was timed.
 
-    The size is `largest`, or on a slow machine the largest that takes no more than half a second.
+    Sums are float32 whatever is multiplied, as in M. The size is `largest`, or on a slow machine
+    the largest that takes no more than half a second.
     """
     rate, size = 0.0, 0
     for following in (size for size in _MATMUL_SIZES if size <= largest):
@@ -62,7 +64,7 @@ def matmul_rate(
         if rate and flops / rate > _MATMUL_PATIENCE:
             break
         x = jax.random.normal(jax.random.key(0), (following, following)).astype(dtype)
-        multiply = jax.jit(jnp.matmul)
+        multiply = jax.jit(functools.partial(jnp.matmul, preferred_element_type=jnp.float32))
         rate, size = best_rate(lambda: multiply(x, x), flops, repeats=repeats), following  # noqa: B023
     return rate, size
 
