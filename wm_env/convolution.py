@@ -1,8 +1,9 @@
 """Stride-2 convolutions as large matmuls: XLA's CPU gradients of strided convolutions are naive.
 
-Patches are slices of rows of pairs of pixels; a transposed kernel of even size k is one of size k/2
-and stride 1 that gives 2x2 blocks of pixels (sub-pixel convolution). Both directions, forwards and
-backwards, are then slices, additions and one matmul. Results equal `lax.conv_general_dilated` and
+Patches are slices of rows of pairs of pixels. A transposed kernel of even size k is one of size k/2
+and stride 1 that gives 2x2 blocks of pixels (sub-pixel convolution), one of odd size is painted
+pixel by pixel, and where the input is a single pixel nothing overlaps. Both directions, forwards
+and backwards, are then slices, additions and matmuls. Results equal `lax.conv_general_dilated` and
 `lax.conv_transpose` with VALID padding; tests compare values and gradients.
 """
 
@@ -81,7 +82,8 @@ class ConvTranspose2x(eqx.Module):
             pixels = jnp.broadcast_to(x, (size * size, 1, channels))
             image = (pixels @ kernel.reshape(size * size, channels, out)).reshape(size, size, out)
         else:
-            blocks = _paint_pixels(x, kernel) if size % 2 else _paint_blocks(x, _blocked(kernel))
+            paint = _paint_pixels if size % 2 else _paint_blocks
+            blocks = paint(x, kernel)
             rows, columns, _ = blocks.shape
             image = blocks.reshape(rows, columns, 2, 2, out).transpose(0, 2, 1, 3, 4)
             image = image.reshape(2 * rows, 2 * columns, out)
@@ -99,12 +101,13 @@ def _blocked(kernel: Float[Array, "k k c out"]) -> Float[Array, "half half c blo
 
 def _paint_blocks(
     x: Float[Array, "h w c"], kernel: Float[Array, "k k c out"]
-) -> Float[Array, "h2 w2 out"]:
+) -> Float[Array, "h2 w2 blocks"]:
     """Each input pixel on blocks of output: gather along rows, one matmul, paint along columns.
 
     Gathering both ways would make k * k copies of the input before the matmul, painting both ways
     k * k pieces of the output after it: half and half there are only k of each.
     """
+    kernel = _blocked(kernel)
     size, _, channels, out = kernel.shape
     height, width, edge = x.shape[0], x.shape[1] + size - 1, size - 1
     padded = jnp.pad(x, ((0, 0), (edge, edge), (0, 0)))
@@ -124,16 +127,16 @@ def _paint_pixels(
 ) -> Float[Array, "h2 w2 blocks"]:
     """The same of an odd kernel, which is no whole number of blocks: one matmul, paint both ways.
 
-    Padded to an even one it would cost twice the multiplications: 104 us an image instead of 67 for
-    the 5x5x128 of V's decoder, and 411 instead of 267 with gradients.
+    Padded to whole blocks, and gathered with its borders, that of V's decoder would cost twice the
+    multiplications (docs/performance.md).
     """
     size, _, channels, out = kernel.shape
     height, width, edge = x.shape[0], x.shape[1], size // 2
     painted = x.reshape(-1, channels) @ kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
     pieces = jnp.split(painted.reshape(height, width, -1), size * size, axis=-1)
-    blocks = [jnp.zeros((height + edge, width + edge, out), x.dtype)] * 4
+    corners = [jnp.zeros((height + edge, width + edge, out), x.dtype)] * 4
     for (p, q), piece in zip(itertools.product(range(size), repeat=2), pieces, strict=True):
         (i, row), (j, column) = divmod(p, 2), divmod(q, 2)
         placed = jnp.pad(piece, ((i, edge - i), (j, edge - j), (0, 0)))
-        blocks[2 * row + column] += placed
-    return jnp.concatenate(blocks, axis=-1)
+        corners[2 * row + column] += placed
+    return jnp.concatenate(corners, axis=-1)

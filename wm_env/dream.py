@@ -153,7 +153,8 @@ class DreamCarRacing(environment.Environment[DreamState, DreamParams]):
             "truncated": truncated,
             "final_observation": last_seen,
         }
-        return self.observe(key, state, action, params), state, reward, terminated, truncated, info
+        seen = self.observe(key_step, state, action, params)
+        return seen, state, reward, terminated, truncated, info
 
     def _reset_where(
         self, done: jax.Array, key: jax.Array, state: DreamState, params: DreamParams
@@ -163,6 +164,9 @@ class DreamCarRacing(environment.Environment[DreamState, DreamParams]):
         def chosen(begun: DreamState) -> DreamState:
             return jax.tree.map(lambda new, old: jnp.where(done, new, old), begun, state)
 
+        if type(self).reset_env is not DreamCarRacing.reset_env:  # beginnings of its own
+            return chosen(self.reset_env(key, params)[1])
+
         def first() -> DreamState:
             world = self._world(params)
             carry = world.mdn_rnn.initial_carry()
@@ -170,8 +174,9 @@ class DreamCarRacing(environment.Environment[DreamState, DreamParams]):
             z = world.starts.first_z[_index(draw, len(world.starts.first_z))]
             return _beginning(z, carry, jnp.ones_like(carry.h), world.initial_noise())
 
-        # A branch, unless lanes differ in this. Most dreams begin at a first frame and drop
-        # nothing: what is chosen from are then constants, not arrays as large as the state.
+        # A branch, unless lanes have a `start_middle` or `dropout` of their own. Most dreams begin
+        # at a first frame and drop nothing: what is chosen from are then constants, not arrays as
+        # large as the state. Both branches vary over devices, as `done` does.
         return jax.lax.cond(
             (params.start_middle > 0.0) | (params.dropout > 0.0),
             lambda: chosen(self.reset_env(key, params)[1]),
@@ -224,7 +229,7 @@ class DreamCarRacing(environment.Environment[DreamState, DreamParams]):
             chosen = draws[0] < params.start_middle
             return jax.tree.map(lambda a, b: jnp.where(chosen, a, b), middle, first)
 
-        # Auto-reset draws a start for every lane at every step.
+        # Under dropout auto-reset draws a start for every lane at every step.
         z, carry = jax.lax.cond(params.start_middle > 0.0, drawn, lambda: first)
         state = self.state_at(key, z, carry, params)
         return self.observe(key, state, None, params), state

@@ -115,9 +115,9 @@ def sample_from_noise(
     threshold = uniform[: len(weights)] * functools.reduce(jnp.add, _columns(weights))
     # Inverse CDF, unrolled over the few components: one uniform a choice, where Gumbel noise would
     # need k of them.
-    choices = zip(*map(_columns, (weights, mixture.mu, mixture.raw_log_sigma)), strict=True)
-    below, mu, raw = next(choices)
-    for weight, further_mu, further_raw in choices:
+    components = zip(*map(_columns, (weights, mixture.mu, mixture.raw_log_sigma)), strict=True)
+    below, mu, raw = next(components)
+    for weight, further_mu, further_raw in components:
         further = threshold >= below
         mu = jnp.where(further, further_mu, mu)
         raw = jnp.where(further, further_raw, raw)

@@ -55,8 +55,8 @@ def matmul_rate(
 ) -> tuple[float, int]:
     """FLOP/s of a square matmul at JAX's default precision, and the size that was timed.
 
-    Sums are float32 whatever is multiplied, as in M. The size is `largest`, or on a slow machine
-    the largest that takes no more than half a second.
+    Sums are float32 whatever is multiplied, as in M (V's are not). The size is `largest`, or on a
+    slow machine the largest that takes no more than half a second.
     """
     rate, size = 0.0, 0
     for following in (size for size in _MATMUL_SIZES if size <= largest):

@@ -40,7 +40,7 @@ class Posterior(eqx.Module):
 class VAE(eqx.Module):
     """V. Unbatched: `jax.vmap(vae.latent)(images)`.
 
-    Source: Ha & Schmidhuber (2018), A.1. Trained with dtype bfloat16 where the processor has it:
+    Source: Ha & Schmidhuber (2018), A.1. It may be fitted in bfloat16 (`VisionConfig.bfloat16`):
     `encode` and `decode` compute in the dtype they are given and return float32.
     """
 

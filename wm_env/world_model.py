@@ -3,6 +3,7 @@
 Source: Ha & Schmidhuber 2018, "World models", section 2 and appendix A.
 """
 
+import functools
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -29,7 +30,9 @@ PRECISIONS = ("float32", "bfloat16")
 # The least number above -1: erf_inv is infinite at -1 itself.
 _UNIFORM_LOW = float(np.nextafter(np.float32(-1.0), np.float32(0.0)))
 
-_GROUP = 32  # of images that are decoded at once on a CPU: their layers then stay in its caches
+# Images that are decoded at once on a CPU: their layers then stay in its caches (measured on two
+# cores, docs/performance.md).
+_DECODED_AT_ONCE = 32
 
 
 def check_precision(precision: str) -> None:
@@ -204,7 +207,7 @@ class WorldModel(eqx.Module):
 
     def decode(self, z: Float[Array, "z"]) -> UInt8[Array, "64 64 3"]:
         """The image of a latent."""
-        # Whole numbers have no gradient, and what draws them in groups knows none.
+        # uint8 has no gradient; told so, JAX does not ask `custom_vmap` for one, which it has not.
         return _image(*jax.lax.stop_gradient((self.vae, z)))
 
     def with_precision(self, precision: str) -> "WorldModel":
@@ -291,11 +294,20 @@ _image = jax.custom_batching.custom_vmap(_image_alone)
 
 @_image.def_vmap
 def _images(count: int, batched: Any, vae: VAE, z: Array) -> tuple[Array, bool]:
-    """Images of many latents, or worlds; of one world on a CPU, group by group."""
-    if count > _GROUP and jax.default_backend() == "cpu" and not any(jax.tree.leaves(batched[0])):
-        return jax.lax.map(lambda z: _image_alone(vae, z), z, batch_size=_GROUP), True
+    """Images of many latents, or worlds; of one world on a CPU, group by group.
+
+    Where vmaps are nested the groups are of the innermost axis.
+    """
+    one_world = not any(jax.tree.leaves(batched[0]))
+    if one_world and count > _DECODED_AT_ONCE and jax.default_backend() == "cpu":
+        return _in_groups(vae, z, _DECODED_AT_ONCE), True
     axes = jax.tree.map(lambda is_batched: 0 if is_batched else None, batched)
     return jax.vmap(_image_alone, in_axes=axes)(vae, z), True
+
+
+@functools.partial(jax.jit, static_argnames="size")
+def _in_groups(vae: VAE, z: Array, size: int) -> Array:
+    return jax.lax.map(functools.partial(_image_alone, vae), z, batch_size=size)
 
 
 def _normal(draws: Float[Array, "n"]) -> Float[Array, "n"]:

@@ -14,6 +14,7 @@ import pytest
 import wm_env
 from wm_env import dream, weights, weights_file
 from wm_env.dream import DreamCarRacing, DreamParams
+from wm_env.gymnax_parts import environment
 from wm_env.task import CAR_RACING
 from wm_env.weights import WeightsError
 
@@ -102,19 +103,23 @@ def test_step_gives_gymnaxs_six_values_and_resets_by_itself(world, with_outcomes
     np.testing.assert_allclose(info["final_observation"], final, atol=1e-5)
 
 
-@pytest.mark.parametrize("told", [{}, {"start_middle": 0.5}, {"dropout": 0.3}])
+@pytest.mark.parametrize(
+    "told", [{}, {"start_middle": 0.5}, {"dropout": 0.3}, {"start_middle": jnp.linspace(0, 1, 6)}]
+)
 def test_auto_reset_chooses_what_gymnaxs_own_would(world, with_outcomes, told):
     """Ours makes what is seen after choosing the state, and has a branch for plain beginnings."""
     env = DreamCarRacing()
     params = DreamParams(world_model=with_outcomes(world), max_steps_in_episode=2, **told)
     keys = jax.random.split(jax.random.key(0), 6)
-    begun = jax.vmap(env.reset, in_axes=(0, None))(keys, params)[1]
+    own = jnp.ndim(params.start_middle) > 0  # a share of each lane's
+    axes = jax.tree.map(lambda _: None, params).replace(start_middle=0 if own else None)
+    begun = jax.vmap(env.reset, in_axes=(0, axes))(keys, params)[1]
     state = begun.replace(time=jnp.arange(6, dtype=jnp.int32) % 2)  # every other lane is to end
     ours, theirs = (
-        jax.jit(jax.vmap(functools.partial(step, env), in_axes=(0, 0, None, None)))(
+        jax.jit(jax.vmap(functools.partial(step, env), in_axes=(0, 0, None, axes)))(
             keys, state, jnp.zeros(3), params
         )
-        for step in (DreamCarRacing.step, super(DreamCarRacing, DreamCarRacing).step)
+        for step in (DreamCarRacing.step, environment.Environment.step)
     )
     assert ours[4].tolist() == [False, True] * 3
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-6), ours, theirs)

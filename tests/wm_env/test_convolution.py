@@ -55,6 +55,14 @@ def test_a_single_pixel_is_painted_as_lax_does(size):
     x = jax.random.normal(jax.random.key(1), (4, 1, 1, 3))
     plain = np.asarray(jax.vmap(lambda pixel: _plain_transpose(layer, pixel))(x))
     np.testing.assert_allclose(jax.vmap(layer)(x), plain + np.asarray(layer.bias), atol=1e-6)
+    ours, theirs = (
+        eqx.filter_grad(lambda lx, paint=paint: jnp.sum(jnp.sin(paint(*lx))))((layer, x[0]))
+        for paint in (
+            lambda layer, pixel: layer(pixel),
+            lambda layer, pixel: _plain_transpose(layer, pixel) + layer.bias[None, None],
+        )
+    )
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-5), ours, theirs)
 
 
 def test_an_odd_kernel_is_refused_by_the_strided_convolution():

@@ -277,6 +277,16 @@ def test_a_driver_remembers_with_its_own_m_in_a_dream_of_another(world, other_wo
     assert dream.h.shape == (24,)
 
 
+def test_a_driven_dream_that_ends_begins_as_its_own_reset_does(world, other_world):
+    (params,) = driven_by(world, [other_world], steps=1)
+    env = DrivenDream()
+    _, state = env.reset(jax.random.key(0), params)
+    seen, after, *_, info = env.step(jax.random.key(1), state, jnp.zeros(3), params)
+    assert info["truncated"] and not np.any(after.memory.h)
+    _, key_reset = jax.random.split(jax.random.key(1))
+    np.testing.assert_allclose(seen, env.reset_env(key_reset, params)[0], atol=1e-6)
+
+
 def test_a_replay_begins_with_what_each_m_remembers(world, other_world, suite, monkeypatch):
     begun = []
     keep = lambda params, variants, z, carries, memories, keys, steps: (  # noqa: E731

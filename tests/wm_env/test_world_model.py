@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from wm_env import world_model
 from wm_env.mdn_rnn import Carry
 from wm_env.world_model import Z_LIMIT, Metadata, WorldModel
 
@@ -166,9 +167,12 @@ def test_images_of_many_latents_are_those_of_each(world, decoded):
     np.testing.assert_allclose(together, alone, atol=1)
     nested = jax.vmap(jax.vmap(world.decode))(z.reshape(2, 35, -1))
     np.testing.assert_allclose(nested.reshape(alone.shape), alone, atol=1)
+    in_groups = "scan" in str(jax.make_jaxpr(jax.vmap(world.decode))(z))
+    assert in_groups == (jax.default_backend() == "cpu")
 
 
-def test_worlds_of_their_own_show_their_own_images(world, random_world, decoded):
+def test_worlds_of_their_own_show_their_own_images(world, random_world, decoded, monkeypatch):
+    monkeypatch.setattr(world_model, "_DECODED_AT_ONCE", 1)
     z, alone = decoded
     worlds = jax.tree.map(lambda *leaves: jnp.stack(leaves), world, random_world(1))
     images = jax.vmap(lambda one, z: one.decode(z))(worlds, z[:2])
