@@ -296,10 +296,12 @@ _image = jax.custom_batching.custom_vmap(_image_alone)
 def _images(count: int, batched: Any, vae: VAE, z: Array) -> tuple[Array, bool]:
     """Images of many latents, or worlds; of one world on a CPU, group by group.
 
-    Where vmaps are nested the groups are of the innermost axis.
+    Where vmaps are nested the groups are of the innermost axis. Several devices may share the
+    latents, and would have to gather each group.
     """
     one_world = not any(jax.tree.leaves(batched[0]))
-    if one_world and count > _DECODED_AT_ONCE and jax.default_backend() == "cpu":
+    alone = jax.default_backend() == "cpu" and jax.device_count() == 1
+    if one_world and alone and count > _DECODED_AT_ONCE:
         return _in_groups(vae, z, _DECODED_AT_ONCE), True
     axes = jax.tree.map(lambda is_batched: 0 if is_batched else None, batched)
     return jax.vmap(_image_alone, in_axes=axes)(vae, z), True
