@@ -170,8 +170,7 @@ class DreamCarRacing(environment.Environment[DreamState, DreamParams]):
         def first() -> DreamState:
             world = self._world(params)
             carry = world.mdn_rnn.initial_carry()
-            draw = jax.random.uniform(key, (2,))[1]  # as `reset_env` draws
-            z = world.starts.first_z[_index(draw, len(world.starts.first_z))]
+            z = _first_frame(world, _start_draws(key)[1])
             return _beginning(z, carry, jnp.ones_like(carry.h), world.initial_noise())
 
         # A branch, unless lanes have a `start_middle` or `dropout` of their own. Most dreams begin
@@ -219,10 +218,10 @@ class DreamCarRacing(environment.Environment[DreamState, DreamParams]):
     def reset_env(self, key: jax.Array, params: DreamParams) -> tuple[Any, DreamState]:
         """Begin at a real first frame, or for a share `start_middle` of episodes mid-track."""
         world = self._world(params)
-        starts, draws = world.starts, jax.random.uniform(key, (2,))
+        starts, draws = world.starts, _start_draws(key)
         zero = _zero_of(key)
         carry = jax.tree.map(lambda zeros: zeros + zero, world.mdn_rnn.initial_carry())
-        first = starts.first_z[_index(draws[1], len(starts.first_z))], carry
+        first = _first_frame(world, draws[1]), carry
 
         def drawn() -> tuple[jax.Array, Carry]:
             middle = starts.moment(_index(draws[1], len(starts.z)))
@@ -332,6 +331,15 @@ def _beginning(z: jax.Array, carry: Carry, mask: jax.Array, noise: jax.Array) ->
         mask=mask,
         noise=noise,
     )
+
+
+def _start_draws(key: jax.Array) -> jax.Array:
+    """Two numbers in [0, 1): whether an episode begins mid-track, and at which of the frames."""
+    return jax.random.uniform(key, (2,))
+
+
+def _first_frame(world: WorldModel, draw: jax.Array) -> jax.Array:
+    return world.starts.first_z[_index(draw, len(world.starts.first_z))]
 
 
 def _index(draw: jax.Array, count: int) -> jax.Array:

@@ -300,8 +300,8 @@ def _images(count: int, batched: Any, vae: VAE, z: Array) -> tuple[Array, bool]:
     latents, and would have to gather each group.
     """
     one_world = not any(jax.tree.leaves(batched[0]))
-    alone = jax.default_backend() == "cpu" and jax.device_count() == 1
-    if one_world and alone and count > _DECODED_AT_ONCE:
+    one_cpu = jax.default_backend() == "cpu" and jax.device_count() == 1
+    if one_world and one_cpu and count > _DECODED_AT_ONCE:
         return _in_groups(vae, z, _DECODED_AT_ONCE), True
     axes = jax.tree.map(lambda is_batched: 0 if is_batched else None, batched)
     return jax.vmap(_image_alone, in_axes=axes)(vae, z), True
