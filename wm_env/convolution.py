@@ -7,7 +7,9 @@ and backwards, are then slices, additions and matmuls. Results equal `lax.conv_g
 `lax.conv_transpose` with VALID padding; tests compare values and gradients.
 """
 
+import functools
 import itertools
+import operator
 
 import equinox as eqx
 import jax
@@ -74,67 +76,92 @@ class ConvTranspose2x(eqx.Module):
 
     def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "h2 w2 out"]:
         """Paint one image; callers vmap."""
+        if x.shape[:2] != (1, 1):
+            return self.packed()(x)
+        # Nothing overlaps. A matmul a pixel leaves the kernel as it lies: that of V has 13 MB.
         size, _, channels, out = self.kernel.shape
+        kernel = self.kernel.astype(x.dtype).reshape(size * size, channels, out)
+        pixels = jnp.broadcast_to(x, (size * size, 1, channels)) @ kernel
+        return pixels.reshape(size, size, out) + self.bias.astype(x.dtype)[None, None]
+
+    def packed(self) -> "PackedConvTranspose2x":
+        """The same layer with its kernel as the matmul reads it, for many calls of it."""
+        size = self.kernel.shape[0]
+        matrix = _pixels_matrix(self.kernel) if size % 2 else _blocks_matrix(self.kernel)
+        return PackedConvTranspose2x(matrix, self.bias, size)
+
+
+class PackedConvTranspose2x(eqx.Module):
+    """A ConvTranspose2x to be called only: `ConvTranspose2x.packed` gives it."""
+
+    matrix: Float[Array, "gathered painted"]
+    bias: Float[Array, " out"]
+    size: int = eqx.field(static=True)
+
+    def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "h2 w2 out"]:
+        """Paint one image; callers vmap."""
         height, width, _ = x.shape
-        kernel = self.kernel.astype(x.dtype)
-        if height == width == 1:
-            # Nothing overlaps. A matmul a pixel leaves the kernel as it lies: that of V has 13 MB.
-            pixels = jnp.broadcast_to(x, (size * size, 1, channels))
-            image = (pixels @ kernel.reshape(size * size, channels, out)).reshape(size, size, out)
-        else:
-            paint = _paint_pixels if size % 2 else _paint_blocks
-            blocks = paint(x, kernel)
-            rows, columns, _ = blocks.shape
-            image = blocks.reshape(rows, columns, 2, 2, out).transpose(0, 2, 1, 3, 4)
-            image = image.reshape(2 * rows, 2 * columns, out)
-            image = image[: 2 * height + size - 2, : 2 * width + size - 2]
+        paint = _paint_pixels if self.size % 2 else _paint_blocks
+        blocks = paint(x, self.matrix.astype(x.dtype), self.size)
+        rows, columns, _ = blocks.shape
+        image = blocks.reshape(rows, columns, 2, 2, -1).transpose(0, 2, 1, 3, 4)
+        image = image.reshape(2 * rows, 2 * columns, -1)
+        image = image[: 2 * height + self.size - 2, : 2 * width + self.size - 2]
         return image + self.bias.astype(x.dtype)[None, None]
 
 
-def _blocked(kernel: Float[Array, "k k c out"]) -> Float[Array, "half half c blocks"]:
-    """For each offset of blocks, the 2x2 pixels that one input pixel paints there."""
+def _blocks_matrix(kernel: Float[Array, "k k c out"]) -> Float[Array, "gathered painted"]:
+    """For k/2 input pixels of a row, the k/2 x 2x2 pixels of a column that they paint."""
     size, _, channels, out = kernel.shape
     half = size // 2
-    even = kernel.reshape(half, 2, half, 2, channels, out).transpose(0, 2, 4, 1, 3, 5)
-    return even.reshape(half, half, channels, 4 * out)
+    # For each offset of blocks, in reverse along rows, the 2x2 pixels that one input pixel paints.
+    blocks = kernel.reshape(half, 2, half, 2, channels, out)[:, :, ::-1]
+    return blocks.transpose(2, 4, 0, 1, 3, 5).reshape(half * channels, half * 4 * out)
 
 
 def _paint_blocks(
-    x: Float[Array, "h w c"], kernel: Float[Array, "k k c out"]
+    x: Float[Array, "h w c"], matrix: Float[Array, "gathered painted"], size: int
 ) -> Float[Array, "h2 w2 blocks"]:
     """Each input pixel on blocks of output: gather along rows, one matmul, paint along columns.
 
     Gathering both ways would make k * k copies of the input before the matmul, painting both ways
     k * k pieces of the output after it: half and half there are only k of each.
     """
-    kernel = _blocked(kernel)
-    size, _, channels, out = kernel.shape
-    height, width, edge = x.shape[0], x.shape[1] + size - 1, size - 1
-    padded = jnp.pad(x, ((0, 0), (edge, edge), (0, 0)))
-    patches = jnp.concatenate([padded[:, j : j + width] for j in range(size)], axis=-1)
-    rows = kernel[:, ::-1].transpose(1, 2, 0, 3).reshape(size * channels, size * out)
-    painted = (patches.reshape(height * width, -1) @ rows).reshape(height, width, -1)
+    edge = size // 2 - 1
+    # With rows of zeros around the others the sums need not look for edges at each number. Where
+    # such rows are few, multiplying them costs less.
+    around = edge if x.shape[0] >= 8 * edge else 0
+    height, width = x.shape[0] + 2 * around, x.shape[1] + edge
+    padded = jnp.pad(x, ((around, around), (edge, edge), (0, 0)))
+    patches = jnp.concatenate([padded[:, j : j + width] for j in range(edge + 1)], axis=-1)
+    painted = (patches.reshape(height * width, -1) @ matrix).reshape(height, width, -1)
     # split, not indexing: its gradient is one concatenation instead of k padded sums.
-    pieces = jnp.split(painted, size, axis=-1)
-    return sum(
-        (jnp.pad(piece, ((i, edge - i), (0, 0), (0, 0))) for i, piece in enumerate(pieces)),
-        start=jnp.zeros((height + edge, width, out), x.dtype),
+    pieces = enumerate(jnp.split(painted, edge + 1, axis=-1))
+    zero, kept = jnp.zeros((), x.dtype), (0, 0, 0)
+    shifted = (
+        jax.lax.pad(piece, zero, ((i - around, edge - i - around, 0), kept, kept))
+        for i, piece in pieces
     )
+    return functools.reduce(operator.add, shifted)
+
+
+def _pixels_matrix(kernel: Float[Array, "k k c out"]) -> Float[Array, "c painted"]:
+    """For an input pixel, the k x k pixels that it paints."""
+    return kernel.transpose(2, 0, 1, 3).reshape(kernel.shape[2], -1)
 
 
 def _paint_pixels(
-    x: Float[Array, "h w c"], kernel: Float[Array, "k k c out"]
+    x: Float[Array, "h w c"], matrix: Float[Array, "c painted"], size: int
 ) -> Float[Array, "h2 w2 blocks"]:
     """The same of an odd kernel, which is no whole number of blocks: one matmul, paint both ways.
 
     Padded to whole blocks, and gathered with its borders, that of V's decoder would cost twice the
     multiplications (docs/performance.md).
     """
-    size, _, channels, out = kernel.shape
     height, width, edge = x.shape[0], x.shape[1], size // 2
-    painted = x.reshape(-1, channels) @ kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
-    pieces = jnp.split(painted.reshape(height, width, -1), size * size, axis=-1)
-    corners = [jnp.zeros((height + edge, width + edge, out), x.dtype)] * 4
+    painted = (x.reshape(height * width, -1) @ matrix).reshape(height, width, -1)
+    pieces = jnp.split(painted, size * size, axis=-1)
+    corners = [jnp.zeros((height + edge, width + edge, pieces[0].shape[-1]), x.dtype)] * 4
     for (p, q), piece in zip(itertools.product(range(size), repeat=2), pieces, strict=True):
         (i, row), (j, column) = divmod(p, 2), divmod(q, 2)
         placed = jnp.pad(piece, ((i, edge - i), (j, edge - j), (0, 0)))

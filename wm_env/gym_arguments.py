@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium.error import InvalidAction
 
 from wm_env.dream import DreamCarRacing, DreamParams
+from wm_env.flattened import Flattened
 from wm_env.mdn_rnn import Carry
 from wm_env.preprocess import IMAGE_SHAPE
 from wm_env.task import Task
@@ -87,6 +88,12 @@ def canonical(params: DreamParams) -> DreamParams:
 
     limit = jnp.asarray(params.max_steps_in_episode, jnp.int32)
     return replace(jax.tree.map(array, params), max_steps_in_episode=limit)
+
+
+def flattened(params: DreamParams, *, decodes: bool) -> Flattened:
+    """The parameters for compiled steps; V is packed for those that decode images."""
+    world = params.world_model
+    return Flattened(replace(params, world_model=world.packed() if decodes else world))
 
 
 def checked_action(env: DreamCarRacing, action: Any, lanes: tuple[int, ...] = ()) -> np.ndarray:

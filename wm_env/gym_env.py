@@ -14,7 +14,13 @@ from gymnasium.error import ResetNeeded
 from wm_env import rendering
 from wm_env.dream import DreamCarRacing, DreamParams, DreamState
 from wm_env.flattened import Flattened
-from wm_env.gym_arguments import canonical, checked_action, dream_params, start_from_options
+from wm_env.gym_arguments import (
+    canonical,
+    checked_action,
+    dream_params,
+    flattened,
+    start_from_options,
+)
 from wm_env.gymnax_parts import spaces
 from wm_env.mdn_rnn import Carry
 from wm_env.reward import TYPICAL_TRACK_TILES
@@ -120,7 +126,8 @@ class DreamCarRacingEnv(gymnasium.Env):
     @params.setter
     def params(self, params: DreamParams) -> None:
         self._params = canonical(params)
-        self._flat = Flattened(self._params)
+        decodes = self.core.observation == "pixels" or self.render_mode is not None
+        self._flat = flattened(self._params, decodes=decodes)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -188,7 +195,7 @@ class DreamCarRacingEnv(gymnasium.Env):
             return None
         if self._state is None:
             raise ResetNeeded("render was called before reset; call env.reset() first.")
-        image = np.asarray(_decode(self.params.world_model, self._state.z))
+        image = np.asarray(_decode(self._flat, self._state.z))
         frame = rendering.screen(image, self._return)
         if self.render_mode == "rgb_array":
             return frame
@@ -255,5 +262,5 @@ def _packed(observation: jax.Array, *numbers: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def _decode(world: WorldModel, z: jax.Array) -> jax.Array:
-    return world.decode(z)
+def _decode(flat: Flattened, z: jax.Array) -> jax.Array:
+    return flat.tree.world_model.decode(z)

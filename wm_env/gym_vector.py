@@ -15,7 +15,13 @@ from gymnasium.vector.utils import batch_space
 from wm_env import rendering
 from wm_env.dream import DreamCarRacing, DreamParams, DreamState
 from wm_env.flattened import Flattened
-from wm_env.gym_arguments import canonical, checked_action, dream_params, start_from_options
+from wm_env.gym_arguments import (
+    canonical,
+    checked_action,
+    dream_params,
+    flattened,
+    start_from_options,
+)
 from wm_env.gym_env import FPS, begin
 from wm_env.gymnax_parts import spaces
 from wm_env.mdn_rnn import Carry
@@ -118,7 +124,8 @@ class DreamCarRacingVectorEnv(VectorEnv):
     @params.setter
     def params(self, params: DreamParams) -> None:
         self._params = canonical(params)
-        self._flat = Flattened(self._params)
+        decodes = self.core.observation == "pixels" or self.render_mode is not None
+        self._flat = flattened(self._params, decodes=decodes)
 
     def reset(
         self,
@@ -178,7 +185,7 @@ class DreamCarRacingVectorEnv(VectorEnv):
             return None
         if self._state is None:
             raise ResetNeeded("render was called before reset; call envs.reset() first.")
-        images = np.asarray(_decode(self.params.world_model, self._state.z))
+        images = np.asarray(_decode(self._flat, self._state.z))
         scores = self._returns
         return tuple(rendering.screen(*shown) for shown in zip(images, scores, strict=True))
 
@@ -199,7 +206,7 @@ class DreamCarRacingVectorEnv(VectorEnv):
         for lane, last_seen in zip(lanes, np.asarray(final)[lanes], strict=True):
             # Lane by lane: few end in one step, and their number must not compile anything anew.
             if self.core.observation == "pixels":
-                last_seen = np.array(_decode_one(self.params.world_model, last_seen))
+                last_seen = np.array(_decode_one(self._flat, last_seen))
             final_obs[lane] = last_seen
         final_info = {
             name: np.where(done, value, 0).astype(value.dtype) for name, value in last.items()
@@ -254,10 +261,10 @@ def _step(
 
 
 @jax.jit
-def _decode(world: WorldModel, z: jax.Array) -> jax.Array:
-    return jax.vmap(world.decode)(z)
+def _decode(flat: Flattened, z: jax.Array) -> jax.Array:
+    return jax.vmap(flat.tree.world_model.decode)(z)
 
 
 @jax.jit
-def _decode_one(world: WorldModel, z: jax.Array) -> jax.Array:
-    return world.decode(z)
+def _decode_one(flat: Flattened, z: jax.Array) -> jax.Array:
+    return flat.tree.world_model.decode(z)

@@ -1,5 +1,6 @@
 """V: a convolutional variational autoencoder from 64x64 images to 32 latent numbers and back."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import equinox as eqx
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Shaped
 
-from wm_env.convolution import Conv2x, ConvTranspose2x
+from wm_env.convolution import Conv2x, ConvTranspose2x, PackedConvTranspose2x
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,49 @@ class VAE(eqx.Module):
         self, z: Float[Array, " z"], *, dtype: DTypeLike = jnp.float32
     ) -> Float[Array, "64 64 3"]:
         """What `decode` is before its sigmoid."""
-        x = self.from_latent(z).astype(dtype).reshape(1, 1, -1)
-        for layer in self.decoder[:-1]:
-            x = jax.nn.relu(layer(x))
-        return self.decoder[-1](x).astype(jnp.float32)
+        return _painted(self._first_pixels(z, dtype), self.decoder[1:])
+
+    def packed(self) -> "PackedDecoder":
+        """The decoder laid out for many images: its first two layers are then one.
+
+        Nothing is nonlinear between the paper's dense layer and its first transposed convolution,
+        which reads a single pixel.
+        """
+        bias = self._first_pixels(jnp.zeros(self.config.latent_size))
+        units = jax.vmap(self._first_pixels)(jnp.eye(self.config.latent_size))
+        layers = tuple(layer.packed() for layer in self.decoder[1:])
+        return PackedDecoder(weight=units - bias[None], bias=bias, layers=layers)
+
+    def _first_pixels(
+        self, z: Float[Array, " z"], dtype: DTypeLike = jnp.float32
+    ) -> Float[Array, "rows columns c"]:
+        return self.decoder[0](self.from_latent(z).astype(dtype).reshape(1, 1, -1))
+
+
+class PackedDecoder(eqx.Module):
+    """A V to decode with only: `VAE.packed` gives it. Its images equal V's but for rounding."""
+
+    weight: Float[Array, "z rows columns c"]
+    bias: Float[Array, "rows columns c"]
+    layers: tuple[PackedConvTranspose2x, ...]
+
+    def packed(self) -> "PackedDecoder":
+        return self
+
+    def decode(self, z: Float[Array, " z"]) -> Float[Array, "64 64 3"]:
+        """The image of a latent, float32 in [0, 1]."""
+        x = jnp.tensordot(z, self.weight, axes=1) + self.bias
+        return jax.nn.sigmoid(_painted(x, self.layers))
+
+
+def _painted(
+    x: Float[Array, "rows columns c"],
+    layers: Sequence[Callable[[Array], Array]],
+) -> Float[Array, "64 64 3"]:
+    """What the layers after the first make of its pixels."""
+    for layer in layers:
+        x = layer(jax.nn.relu(x))
+    return x.astype(jnp.float32)
 
 
 def _key_of(image: Shaped[Array, "64 64 3"]) -> Array:

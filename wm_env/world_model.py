@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
 from wm_env import mdn
 from wm_env.mdn_rnn import MDNRNN, Carry, Prediction
 from wm_env.task import CAR_RACING, Task
-from wm_env.vae import VAE
+from wm_env.vae import VAE, PackedDecoder
 
 # V's KL term holds latents near a standard normal, so a value of 10 is far outside anything V gave
 # M to learn from. Clipping there keeps a long wild dream, whose errors feed on themselves, finite.
@@ -210,6 +210,11 @@ class WorldModel(eqx.Module):
         # uint8 has no gradient; told so, JAX does not ask `custom_vmap` for one, which it has not.
         return _image(*jax.lax.stop_gradient((self.vae, z)))
 
+    def packed(self) -> "WorldModel":
+        """This world to dream and decode with only: V is laid out for that, its encoder gone."""
+        vae = jax.jit(lambda vae: vae.packed())(self.vae)
+        return eqx.tree_at(lambda world: world.vae, self, vae)
+
     def with_precision(self, precision: str) -> "WorldModel":
         """This world with the weights of M's matmuls in "float32" or "bfloat16".
 
@@ -285,7 +290,7 @@ class WorldModel(eqx.Module):
         return carry
 
 
-def _image_alone(vae: VAE, z: Float[Array, "z"]) -> UInt8[Array, "64 64 3"]:
+def _image_alone(vae: VAE | PackedDecoder, z: Float[Array, "z"]) -> UInt8[Array, "64 64 3"]:
     return jnp.round(255.0 * vae.decode(z)).astype(jnp.uint8)
 
 
@@ -293,23 +298,25 @@ _image = jax.custom_batching.custom_vmap(_image_alone)
 
 
 @_image.def_vmap
-def _images(count: int, batched: Any, vae: VAE, z: Array) -> tuple[Array, bool]:
-    """Images of many latents, or worlds; of one world on a CPU, group by group.
+def _images(count: int, batched: Any, vae: VAE | PackedDecoder, z: Array) -> tuple[Array, bool]:
+    """Images of many latents, or worlds; of one world packed, and on a CPU group by group.
 
     Where vmaps are nested the groups are of the innermost axis. Several devices may share the
     latents, and would have to gather each group.
     """
-    one_world = not any(jax.tree.leaves(batched[0]))
-    one_cpu = jax.default_backend() == "cpu" and jax.device_count() == 1
-    if one_world and one_cpu and count > _DECODED_AT_ONCE:
-        return _in_groups(vae, z, _DECODED_AT_ONCE), True
-    axes = jax.tree.map(lambda is_batched: 0 if is_batched else None, batched)
-    return jax.vmap(_image_alone, in_axes=axes)(vae, z), True
+    if any(jax.tree.leaves(batched[0])):
+        axes = jax.tree.map(lambda is_batched: 0 if is_batched else None, batched)
+        return jax.vmap(_image_alone, in_axes=axes)(vae, z), True
+    if count > _DECODED_AT_ONCE:  # packing costs what is gained by some fifty images
+        vae = vae.packed()
+        if jax.default_backend() == "cpu" and jax.device_count() == 1:
+            return _in_groups(vae, z, _DECODED_AT_ONCE), True
+    return jax.vmap(functools.partial(_image_alone, vae))(z), True
 
 
 @functools.partial(jax.jit, static_argnames="size")
-def _in_groups(vae: VAE, z: Array, size: int) -> Array:
-    return jax.lax.map(functools.partial(_image_alone, vae), z, batch_size=size)
+def _in_groups(decoder: PackedDecoder, z: Array, size: int) -> Array:
+    return jax.lax.map(functools.partial(_image_alone, decoder), z, batch_size=size)
 
 
 def _normal(draws: Float[Array, "n"]) -> Float[Array, "n"]:

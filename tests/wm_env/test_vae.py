@@ -47,3 +47,12 @@ def test_images_with_the_same_pixels_in_other_places_are_drawn_apart(draws):
         for image in (IMAGES[0], IMAGES[0][::-1])
     )
     assert np.min(np.abs(one - other)) > 1e-3
+
+
+@pytest.mark.parametrize("config", [SMALL, VAEConfig()], ids=["small", "paper"])
+def test_the_packed_decoder_paints_what_v_does(config):
+    vae = VAE(config, key=jax.random.key(0))
+    packed = vae.packed()
+    z = jax.random.normal(jax.random.key(1), (3, config.latent_size))
+    np.testing.assert_allclose(jax.vmap(packed.decode)(z), jax.vmap(vae.decode)(z), atol=1e-5)
+    assert packed.packed() is packed

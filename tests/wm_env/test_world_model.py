@@ -171,6 +171,15 @@ def test_images_of_many_latents_are_those_of_each(world, decoded):
     assert in_groups == (jax.default_backend() == "cpu" and jax.device_count() == 1)
 
 
+def test_a_packed_world_dreams_the_same_and_decodes_alike(world, decoded):
+    packed, (z, alone) = world.packed(), decoded
+    for images in (packed.decode(z[0])[None], jax.vmap(packed.decode)(z)):
+        np.testing.assert_allclose(images, alone[: len(images)], atol=1)
+    assert packed.mdn_rnn.gate_weight is world.mdn_rnn.gate_weight
+    with pytest.raises(AttributeError, match="latent"):
+        packed.encode(jnp.zeros((64, 64, 3), jnp.uint8))
+
+
 def test_worlds_of_their_own_show_their_own_images(world, random_world, decoded, monkeypatch):
     monkeypatch.setattr(world_model, "_DECODED_AT_ONCE", 1)
     z, alone = decoded
