@@ -30,6 +30,7 @@ from wm_env.bench import Row, Timing, report  # noqa: E402
 from wm_env.dream import DreamCarRacing, DreamParams  # noqa: E402
 
 Z, H, K = 32, 256, 5  # sizes of the paper's M
+OWN = (256, 1024)  # batches of the dream
 GYMNAX = ("CartPole-v1", "Pendulum-v1", "MountainCarContinuous-v0", "Breakout-MinAtar")
 
 
@@ -119,6 +120,11 @@ def gymnax_rate(name: str, batch: int, timing: dict[str, int]) -> float:
     return speed.gymnax_rate(env, params, act, batch, **timing)
 
 
+def own_rate(params: DreamParams, batch: int, timing: Timing) -> float:
+    """Steps/s of the dream through gymnax's step."""
+    return speed.dream_rate(params, batch, **timing.of(100_000 // batch))
+
+
 def generation_rates(config: CMAESConfig, params: DreamParams) -> tuple[float, float]:
     """Dream steps/s of a generation of CMA-ES, and of its dreams without the search."""
     frames = float(config.population * config.dreams * config.steps)
@@ -144,7 +150,12 @@ def main(config: Config) -> None:
     """Time all of it and print a table."""
     timing = Timing(0.1, 1) if config.quick else Timing(1.0, 3)
     params = DreamParams(world_model=load_world())
+    coarse = DreamParams(world_model=load_world().with_precision("bfloat16"))
     jobs: list[tuple[str, int, Callable[[], float]]] = [
+        *(
+            ("the dream in bfloat16", batch, lambda b=batch: own_rate(coarse, b, timing))
+            for batch in OWN
+        ),
         ("a plain lax.scan of the paper's M", 256, lambda: plain_rate(256, timing.of(400))),
         ("the seed's dream loop", 256, lambda: seed_rate(timing.of(1000))),
         *(
@@ -152,10 +163,7 @@ def main(config: Config) -> None:
             for name in GYMNAX
         ),
     ]
-    own = {
-        batch: speed.dream_rate(params, batch, **timing.of(100_000 // batch))
-        for batch in (256, 1024)
-    }
+    own = {batch: own_rate(params, batch, timing) for batch in OWN}
     rows = [
         Row(f"dream, gymnax env.step, batch {batch}", rate, "steps/s")
         for batch, rate in own.items()
