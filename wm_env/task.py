@@ -44,6 +44,8 @@ class Task:
         options: of `gymnasium.make`.
         rendered: whether a frame is what `render` gives, rather than the observation.
         symmetric: whether the mirror image of an episode is another one (see `Control.mirrored`).
+        ground: the colour (0, 1, 2 of RGB) that stands out where an image shows mere ground, as
+            the green of CarRacing's grass; None without such.
         reward_unit: M's head of kind "signed" foretells the reward in this unit, about the standard
             deviation of a random driver's, so that squared errors are of order 1. Of None the
             reward is CarRacing's: M foretells tiles hit.
@@ -62,6 +64,7 @@ class Task:
     options: tuple[tuple[str, Any], ...] = ()
     rendered: bool = False
     symmetric: bool = False
+    ground: int | None = None
     reward_unit: float | None = None
     backends: tuple[str, ...] = ("gymnasium",)
     world: str | None = None
@@ -130,6 +133,7 @@ CAR_RACING = Task(
         (0.0, 0.0, 0.8),  # brake
     ),
     symmetric=True,
+    ground=1,
     backends=("gymnasium", "envpool"),
     world="carracing",
     controller="carracing_controller",

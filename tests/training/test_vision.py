@@ -67,3 +67,16 @@ def test_below_its_tolerance_the_kl_costs_what_the_tolerance_would_and_has_no_gr
     )
     np.testing.assert_allclose(free, error, rtol=1e-5, atol=1e-6)
     assert not np.allclose(paid, error, atol=1e-4)
+
+
+@pytest.mark.parametrize(("ground", "beside"), [(1, 3.0), (None, 1.0)])
+def test_errors_beside_the_ground_count_more_and_all_alike_where_there_is_none(ground, beside):
+    vae = new_state(CONFIG).vae
+    image = np.full((64, 64, 3), (100, 200, 100), np.uint8)  # grass
+    image[:32] = (105, 105, 105)  # road
+    fixed = {"key": jax.random.key(0), "beta": 0.0, "emphasis": 3.0, "ground": ground}
+    loss, parts = vision_loss(vae, jax.numpy.asarray(image), **fixed)
+    seen = vae.decode(vae.encode(jax.numpy.asarray(image)).sample(key=fixed["key"]))
+    errors = np.square(np.asarray(seen) - image / 255.0)
+    assert float(loss) == pytest.approx(beside * errors[:32].sum() + errors[32:].sum(), rel=1e-5)
+    assert float(parts["squared_error"]) == pytest.approx(errors.sum(), rel=1e-5)
