@@ -136,7 +136,8 @@ def dream_rows(world: WorldModel, *, quick: bool = False) -> list[Row]:
         Row(f"bfloat16 matmul, {size} x {size}", coarse / 1e9, "GFLOP/s"),
     ]
     step_flops = speed.dream_step_flops(world.mdn_rnn)
-    limit, painted = flops / step_flops, flops / (step_flops + speed.decoder_flops(world.vae))
+    image_flops = speed.decoder_flops(world.vae, packed=True)
+    limit, painted = flops / step_flops, flops / (step_flops + image_flops)
     jobs = [
         *_gymnax_jobs(world, timing, limit, coarse / step_flops, painted),
         *_gym_jobs(world, timing, limit, painted),

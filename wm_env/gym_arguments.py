@@ -18,6 +18,7 @@ from wm_env.flattened import Flattened
 from wm_env.mdn_rnn import Carry
 from wm_env.preprocess import IMAGE_SHAPE
 from wm_env.task import Task
+from wm_env.vae import VAE, PackedDecoder
 from wm_env.weights import world_for
 from wm_env.world_model import WorldModel
 
@@ -90,10 +91,18 @@ def canonical(params: DreamParams) -> DreamParams:
     return replace(jax.tree.map(array, params), max_steps_in_episode=limit)
 
 
-def flattened(params: DreamParams, *, decodes: bool) -> Flattened:
-    """The parameters for compiled steps; V is packed for those that decode images."""
-    world = params.world_model
-    return Flattened(replace(params, world_model=world.packed() if decodes else world))
+def step_arguments(env: DreamCarRacing, params: DreamParams, render_mode: str | None) -> Flattened:
+    """The parameters for compiled steps; where these decode images V is a decoder only, packed."""
+    if env.observation == "pixels" or render_mode is not None:
+        world = params.world_model
+        packed = eqx.tree_at(lambda world: world.vae, world, _packed(world.vae))
+        params = replace(params, world_model=packed)
+    return Flattened(params)
+
+
+@jax.jit
+def _packed(vae: VAE) -> PackedDecoder:
+    return vae.packed()
 
 
 def checked_action(env: DreamCarRacing, action: Any, lanes: tuple[int, ...] = ()) -> np.ndarray:

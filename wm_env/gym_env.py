@@ -18,8 +18,8 @@ from wm_env.gym_arguments import (
     canonical,
     checked_action,
     dream_params,
-    flattened,
     start_from_options,
+    step_arguments,
 )
 from wm_env.gymnax_parts import spaces
 from wm_env.mdn_rnn import Carry
@@ -126,8 +126,7 @@ class DreamCarRacingEnv(gymnasium.Env):
     @params.setter
     def params(self, params: DreamParams) -> None:
         self._params = canonical(params)
-        decodes = self.core.observation == "pixels" or self.render_mode is not None
-        self._flat = flattened(self._params, decodes=decodes)
+        self._flat = step_arguments(self.core, self._params, self.render_mode)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -195,7 +194,7 @@ class DreamCarRacingEnv(gymnasium.Env):
             return None
         if self._state is None:
             raise ResetNeeded("render was called before reset; call env.reset() first.")
-        image = np.asarray(_decode(self._flat, self._state.z))
+        image = np.asarray(image_of(self._flat, self._state.z))
         frame = rendering.screen(image, self._return)
         if self.render_mode == "rgb_array":
             return frame
@@ -262,5 +261,6 @@ def _packed(observation: jax.Array, *numbers: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def _decode(flat: Flattened, z: jax.Array) -> jax.Array:
+def image_of(flat: Flattened, z: jax.Array) -> jax.Array:
+    """What a latent looks like, in the world of `step_arguments`."""
     return flat.tree.world_model.decode(z)

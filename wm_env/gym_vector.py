@@ -19,10 +19,10 @@ from wm_env.gym_arguments import (
     canonical,
     checked_action,
     dream_params,
-    flattened,
     start_from_options,
+    step_arguments,
 )
-from wm_env.gym_env import FPS, begin
+from wm_env.gym_env import FPS, begin, image_of
 from wm_env.gymnax_parts import spaces
 from wm_env.mdn_rnn import Carry
 from wm_env.reward import TYPICAL_TRACK_TILES
@@ -124,8 +124,7 @@ class DreamCarRacingVectorEnv(VectorEnv):
     @params.setter
     def params(self, params: DreamParams) -> None:
         self._params = canonical(params)
-        decodes = self.core.observation == "pixels" or self.render_mode is not None
-        self._flat = flattened(self._params, decodes=decodes)
+        self._flat = step_arguments(self.core, self._params, self.render_mode)
 
     def reset(
         self,
@@ -206,7 +205,7 @@ class DreamCarRacingVectorEnv(VectorEnv):
         for lane, last_seen in zip(lanes, np.asarray(final)[lanes], strict=True):
             # Lane by lane: few end in one step, and their number must not compile anything anew.
             if self.core.observation == "pixels":
-                last_seen = np.array(_decode_one(self._flat, last_seen))
+                last_seen = np.array(image_of(self._flat, last_seen))
             final_obs[lane] = last_seen
         final_info = {
             name: np.where(done, value, 0).astype(value.dtype) for name, value in last.items()
@@ -263,8 +262,3 @@ def _step(
 @jax.jit
 def _decode(flat: Flattened, z: jax.Array) -> jax.Array:
     return jax.vmap(flat.tree.world_model.decode)(z)
-
-
-@jax.jit
-def _decode_one(flat: Flattened, z: jax.Array) -> jax.Array:
-    return flat.tree.world_model.decode(z)

@@ -83,10 +83,13 @@ def encoder_flops(vae: VAE) -> float:
     return total
 
 
-def decoder_flops(vae: VAE) -> float:
-    """Floating-point operations of V's matmuls from a latent to its image."""
-    total, side = 2.0 * vae.from_latent.weight.size, 1
-    for layer in vae.decoder:
+def decoder_flops(vae: VAE, *, packed: bool = False) -> float:
+    """Floating-point operations of V's matmuls from a latent to its image, see `VAE.packed`."""
+    dense, (first, *others) = vae.from_latent.weight, vae.decoder
+    pixels = first.kernel.size // first.kernel.shape[2]
+    total = 2.0 * (dense.shape[1] * pixels if packed else dense.size + first.kernel.size)
+    side = first.kernel.shape[0]
+    for layer in others:
         total += 2.0 * side * side * layer.kernel.size
         side = 2 * side + layer.kernel.shape[0] - 2
     return total

@@ -90,12 +90,6 @@ class VAE(eqx.Module):
         self, z: Float[Array, " z"], *, dtype: DTypeLike = jnp.float32
     ) -> Float[Array, "64 64 3"]:
         """The image of a latent, float32 in [0, 1]."""
-        return jax.nn.sigmoid(self.decode_logits(z, dtype=dtype))
-
-    def decode_logits(
-        self, z: Float[Array, " z"], *, dtype: DTypeLike = jnp.float32
-    ) -> Float[Array, "64 64 3"]:
-        """What `decode` is before its sigmoid."""
         return _painted(self._first_pixels(z, dtype), self.decoder[1:])
 
     def packed(self) -> "PackedDecoder":
@@ -128,17 +122,16 @@ class PackedDecoder(eqx.Module):
     def decode(self, z: Float[Array, " z"]) -> Float[Array, "64 64 3"]:
         """The image of a latent, float32 in [0, 1]."""
         x = jnp.tensordot(z, self.weight, axes=1) + self.bias
-        return jax.nn.sigmoid(_painted(x, self.layers))
+        return _painted(x, self.layers)
 
 
 def _painted(
-    x: Float[Array, "rows columns c"],
-    layers: Sequence[Callable[[Array], Array]],
+    x: Float[Array, "rows columns c"], layers: Sequence[Callable[[Array], Array]]
 ) -> Float[Array, "64 64 3"]:
-    """What the layers after the first make of its pixels."""
+    """The image that the layers after the first make of its pixels."""
     for layer in layers:
         x = layer(jax.nn.relu(x))
-    return x.astype(jnp.float32)
+    return jax.nn.sigmoid(x.astype(jnp.float32))
 
 
 def _key_of(image: Shaped[Array, "64 64 3"]) -> Array:

@@ -39,14 +39,20 @@ def compilations():
 
 
 @pytest.mark.parametrize("vector", [False, True])
-def test_other_worlds_and_numbers_compile_nothing(world, random_world, vector):
+@pytest.mark.parametrize(
+    "shown", [{}, {"observation": "pixels"}, {"render_mode": "rgb_array"}], ids=str
+)
+def test_other_worlds_and_numbers_compile_nothing(world, random_world, vector, shown):
     def make(**arguments):
+        arguments = {**arguments, **shown}
         return DreamCarRacingVectorEnv(2, **arguments) if vector else DreamCarRacingEnv(**arguments)
 
     def drive(env):
         env.reset(seed=0)
         for _ in range(3):
             env.step(np.zeros(env.action_space.shape, np.float32))
+        if env.render_mode:
+            env.render()
 
     jax.clear_caches()  # equal environments of other tests share these programs
     with compilations() as first:

@@ -43,9 +43,11 @@ def ends(seen):
     return sum(int(np.sum(step[2])) + int(np.sum(step[3])) for step in seen if len(step) == 5)
 
 
-@pytest.mark.parametrize("wrapped", [True, False])
-def test_a_copy_in_mid_episode_goes_on_with_the_same_bits(arguments, copied, wrapped):
-    env = gym.make(ID, max_episode_steps=5, **arguments)
+@pytest.mark.parametrize(
+    ("wrapped", "observation"), [(True, "latent"), (False, "latent"), (False, "pixels")]
+)
+def test_a_copy_in_mid_episode_goes_on_with_the_same_bits(arguments, copied, wrapped, observation):
+    env = gym.make(ID, max_episode_steps=5, **{**arguments, "observation": observation})
     env = env if wrapped else env.unwrapped
     env.reset(seed=4)
     env.step(np.zeros(3, np.float32))

@@ -241,6 +241,21 @@ def test_reset_from_a_frame_begins_with_its_latent(env, world):
         np.testing.assert_array_equal(obs[32:], 0.0)
 
 
+@pytest.mark.parametrize(
+    "shown", [{"observation": "pixels"}, {"render_mode": "rgb_array"}], ids=str
+)
+def test_what_decodes_images_sees_real_frames_too(world, shown):
+    env = DreamCarRacingEnv(world_model=world, **shown)
+    frame = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
+    seen, _ = env.reset(options={"frame": frame})
+    z = world.encode(jax.numpy.asarray(preprocess(frame)))
+    if env.render_mode is None:
+        np.testing.assert_allclose(seen.astype(int), np.asarray(world.decode(z), int), atol=1)
+    else:
+        np.testing.assert_allclose(seen[: world.latent_size], z, atol=1e-5)
+        assert env.render().std() > 0.0
+
+
 def test_reset_from_frames_and_actions_burns_the_carry_in(env, world):
     rng = np.random.default_rng(1)
     frames = rng.integers(0, 255, (4, 96, 96, 3), np.uint8)

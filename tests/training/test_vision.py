@@ -7,7 +7,14 @@ import jax
 import numpy as np
 import pytest
 
-from training.vision import VisionConfig, make_train_step, new_state, vision_loss
+from training.vision import (
+    VisionConfig,
+    make_batch_loss,
+    make_train_step,
+    new_state,
+    vision_loss,
+)
+from wm_env.task import CAR_RACING, LUNAR_LANDER
 from wm_env.vae import VAEConfig
 
 SMALL = VAEConfig(latent_size=8, encoder_channels=(4, 8, 8, 8), decoder_channels=(8, 8, 4))
@@ -80,3 +87,28 @@ def test_errors_beside_the_ground_count_more_and_all_alike_where_there_is_none(g
     errors = np.square(np.asarray(seen) - image / 255.0)
     assert float(loss) == pytest.approx(beside * errors[:32].sum() + errors[32:].sum(), rel=1e-5)
     assert float(parts["squared_error"]) == pytest.approx(errors.sum(), rel=1e-5)
+
+
+def test_half_a_pixel_of_road_is_no_ground(images):
+    image = np.full((64, 64, 3), (102, 204, 102), np.uint8)  # the darker grass
+    grass, road = image.copy(), image.copy()
+    road[5, 5] = (103, 153, 103)
+    vae = new_state(CONFIG).vae
+
+    def emphasised(image):
+        fixed = {"key": jax.random.key(0), "beta": 0.0, "ground": 1}
+        one, two = (
+            vision_loss(vae, jax.numpy.asarray(image), emphasis=e, **fixed)[0] for e in (1.0, 2.0)
+        )
+        return float(two - one)
+
+    assert emphasised(grass) == 0.0 and emphasised(road) > 1e-3
+
+
+@pytest.mark.parametrize(("task", "counts"), [(CAR_RACING, True), (LUNAR_LANDER, False)])
+def test_the_fits_emphasis_is_that_of_its_task(task, counts, images):
+    vae, keys = new_state(CONFIG).vae, jax.random.split(jax.random.key(0), len(images))
+    plain, more = (
+        make_batch_loss(replace(CONFIG, emphasis=e), task)(vae, images, keys)[0] for e in (1.0, 3.0)
+    )
+    assert (float(more) > 1.1 * float(plain)) == counts

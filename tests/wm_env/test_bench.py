@@ -87,7 +87,9 @@ def test_the_limit_of_dreams_is_the_matmul_rate(world, instant):
     limit = 1e9 / speed.dream_step_flops(world.mdn_rnn)
     assert rows["dream, gym.make"].limit == limit
     assert rows["dream, gym.make"].ratio == 100.0 / limit
-    painted = 1e9 / (speed.dream_step_flops(world.mdn_rnn) + speed.decoder_flops(world.vae))
+    painted = 1e9 / (
+        speed.dream_step_flops(world.mdn_rnn) + speed.decoder_flops(world.vae, packed=True)
+    )
     assert rows["dream in pixels, gym.make"].limit == painted
     assert rows["evaluation on Gymnasium, all cores"].limit == 100.0
     assert rows["dream, batch 1024, over Gymnasium's real car, all cores each"].value == 1.0
