@@ -133,7 +133,7 @@ def test_a_strategy_of_evosax_learns(strategy):
     one = example("evosax_strategies")
 
     def train(only, seed):
-        generations = 12 if only is None else only
+        generations = 20 if only is None else only
         config = one.Config(
             strategy=strategy, generations=generations, dreams=4, frames=FRAMES, seed=seed
         )
