@@ -106,6 +106,11 @@ class Preset:
                 f"V's latents are of size {sizes[0]} and M is of {sizes[1]}; expected the same. "
                 "Set vision.vae.latent-size and memory.mdn-rnn.latent-size alike."
             )
+        if self.vision.emphasis <= 0.0:
+            raise ValueError(
+                f"vision.emphasis is {self.vision.emphasis}; expected more than 0. 1 has all "
+                "pixels count alike, 3 road, kerbs and car three times what grass does."
+            )
         later = replace(self.evolve, search=self.loop.search, generations=self.loop.generations)
         for evolving in (self.evolve, later):
             evolving.check()

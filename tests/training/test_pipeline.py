@@ -33,6 +33,10 @@ from wm_env.weights import load_world, save_world
         (Preset(loop=LoopConfig(generations=0)), "generations is 0"),
         (Preset(loop=LoopConfig(search=CMAESConfig(missing=30.0))), "missing is 30.0, but"),
         (Preset(vision=VisionConfig(vae=VAEConfig(latent_size=8))), "of size 8 and M is of 32"),
+        (
+            Preset(vision=VisionConfig(emphasis=0.0)),
+            r"vision.emphasis is 0\.0; expected more than 0",
+        ),
         (Preset(hard_starts=2.0), "hard_starts is 2.0; expected a share"),
     ],
 )
