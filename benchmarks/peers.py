@@ -150,7 +150,7 @@ def main(config: Config) -> None:
     """Time all of it and print a table."""
     timing = Timing(0.1, 1) if config.quick else Timing(1.0, 3)
     params = DreamParams(world_model=load_world())
-    coarse = DreamParams(world_model=load_world().with_precision("bfloat16"))
+    coarse = DreamParams(world_model=params.world_model.with_precision("bfloat16"))
     jobs: list[tuple[str, int, Callable[[], float]]] = [
         *(
             ("the dream in bfloat16", batch, lambda b=batch: own_rate(coarse, b, timing))

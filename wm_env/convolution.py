@@ -9,7 +9,6 @@ and backwards, are then slices, additions and matmuls. Results equal `lax.conv_g
 
 import functools
 import itertools
-import operator
 
 import equinox as eqx
 import jax
@@ -136,13 +135,13 @@ def _paint_blocks(
     patches = jnp.concatenate([padded[:, j : j + width] for j in range(edge + 1)], axis=-1)
     painted = (patches.reshape(height * width, -1) @ matrix).reshape(height, width, -1)
     # split, not indexing: its gradient is one concatenation instead of k padded sums.
-    pieces = enumerate(jnp.split(painted, edge + 1, axis=-1))
+    pieces = jnp.split(painted, edge + 1, axis=-1)
     zero, kept = jnp.zeros((), x.dtype), (0, 0, 0)
     shifted = (
         jax.lax.pad(piece, zero, ((i - around, edge - i - around, 0), kept, kept))
-        for i, piece in pieces
+        for i, piece in enumerate(pieces)
     )
-    return functools.reduce(operator.add, shifted)
+    return functools.reduce(jnp.add, shifted)
 
 
 def _pixels_matrix(kernel: Float[Array, "k k c out"]) -> Float[Array, "c painted"]:
