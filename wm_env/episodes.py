@@ -64,7 +64,7 @@ def drive_dream(
     steps = int(params.max_steps_in_episode)
     for first in range(0, len(seeds), LANES):
         group = seeds[first : first + LANES]
-        keys = _keys(filled(group, LANES))
+        keys = keys_of(filled(group, LANES))
         outcome = jax.device_get(_dream(core, params, policy, policy_params, keys, steps))
         for lane, seed in enumerate(group):
             episode = Episode(
@@ -100,7 +100,7 @@ def _drive_vector(
         for first in range(0, len(seeds), LANES):
             group = seeds[first : first + LANES]
             observations, _ = env.reset(seed=filled(group, LANES))  # pyright: ignore[reportArgumentType]
-            keys = _keys(filled(group, LANES))
+            keys = keys_of(filled(group, LANES))
             returns, running, step = np.zeros(LANES), np.arange(LANES) < len(group), 0
             while running.any():
                 actions = act(policy, policy_params, observations, keys, np.asarray(step), running)
@@ -172,7 +172,8 @@ def _dream(
     return jax.vmap(one)(keys)
 
 
-def _keys(seeds: list[int]) -> jax.Array:
+def keys_of(seeds: list[int]) -> jax.Array:
+    """A key for each seed, as `jax.random.key` makes it of one."""
     return jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32))
 
 

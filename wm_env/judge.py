@@ -1,27 +1,36 @@
 """Episodes on Gymnasium's CarRacing-v3, one process a core: it is the judge, and slow.
 
-A process that is free gets the next seed, so that a slow episode holds up no other. An episode has
-a new environment and single-threaded programs: what a seed scores depends on nothing else.
+A process drives a few cars by turns, V and M seeing for all of them at once; one that is free gets
+the next few seeds. An episode has a new environment and single-threaded programs: what a seed
+scores depends on nothing else.
 """
 
 import functools
 import pickle
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import closing
 from typing import Any
 
 import cloudpickle
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wm_env.episodes import AnyPolicy, Episode, act
+from wm_env.episodes import AnyPolicy, Episode, act, filled, keys_of
 from wm_env.jobs import Done, JobLostError, Lost
+from wm_env.perception import Perception
 from wm_env.real import make_real
-from wm_env.workers import run_jobs
+from wm_env.workers import run_jobs, worker_count
 from wm_env.world_model import WorldModel
+
+# Cars of a process. V and M always see for as many, since the rounding of a batched program depends
+# on its size. Between two frames a car drives V's and M's weights from the caches, so that they see
+# for four in hardly more than twice the time of one. More would save little, and wait longer for
+# the one that drives on when the others have arrived.
+CARS = 4
 
 _PATIENCE = 600.0  # seconds: policies of any size are compiled meanwhile
 
@@ -50,23 +59,36 @@ def drive_gymnasium(
             process dies again and again.
     """
     task = _pickled(policy, policy_params, world, options)
-    jobs = run_jobs(_drive, task, seeds, processes=processes, ray=ray, patience=_PATIENCE)
-    with closing(jobs) as events:
-        try:
-            for event in events:
-                if isinstance(event, Done):
-                    yield event.index, event.result
-                elif isinstance(event, Lost):
-                    told = f"seed {seeds[event.index]} is driven again: {event.reason}"
-                    print(told, file=sys.stderr)
-        except JobLostError as error:
-            raise EvaluationError(
-                f"the episode of seed {seeds[error.index]} could not be driven: {error} A mean "
-                "without it would mislead, so none is given."
-            ) from error
+    with worker_count(processes, ray) as workers:
+        groups = _groups(len(seeds), workers)
+        jobs = [tuple(seeds[index] for index in group) for group in groups]
+        running = run_jobs(_drive, task, jobs, processes=processes, ray=ray, patience=_PATIENCE)
+        with closing(running) as events:
+            try:
+                for event in events:
+                    if isinstance(event, Done):
+                        yield from zip(groups[event.index], event.result, strict=True)
+                    elif isinstance(event, Lost):
+                        told = f"{_named(jobs[event.index])} is driven again: {event.reason}"
+                        print(told, file=sys.stderr)
+            except JobLostError as error:
+                raise EvaluationError(
+                    f"{_named(jobs[error.index])} could not be driven: {error} A mean without it "
+                    "would mislead, so none is given."
+                ) from error
 
 
-def _drive(task: bytes, seed: int) -> Generator[int, None, Episode]:
+def _groups(count: int, workers: int) -> list[list[int]]:
+    """Places of `count` episodes, CARS at most in a group and as many groups for each worker."""
+    rounds = -(-count // (workers * CARS))
+    return [part.tolist() for part in np.array_split(range(count), min(count, rounds * workers))]
+
+
+def _named(seeds: Iterable[int]) -> str:
+    return f"the episode of seed {' or '.join(map(str, seeds))}"
+
+
+def _drive(task: bytes, seeds: tuple[int, ...]) -> Generator[int, None, list[Episode]]:
     try:
         policy, policy_params, world, options = _loaded(task)
     except Exception as error:
@@ -74,24 +96,60 @@ def _drive(task: bytes, seed: int) -> Generator[int, None, Episode]:
             f"the policy cannot be loaded in another process ({error}). What it needs must be "
             "importable there, as it is here."
         ) from error
-    # A new environment each time: Box2D keeps the order of earlier contacts through a reset.
-    env = make_real(world, **options)
-    observation, info = env.reset(seed=seed)
-    key, ret, length, over, told = jax.random.key(seed), 0.0, 0, False, time.monotonic()
-    while not over:
+    kinds = options["task"], world, options["observation"], options["continuous"]
+    perception = Perception(*kinds, lanes=(CARS,))
+    drives = [_Drive(world, options, seed) for seed in seeds]
+    images = np.stack(filled([drive.image for drive in drives], CARS))
+    observations, keys = perception.begin(images), keys_of(filled(seeds, CARS))
+    step, told = 0, time.monotonic()
+    while on := [lane for lane, drive in enumerate(drives) if not drive.over]:
+        running = np.isin(np.arange(CARS), on)
         try:
-            action = act(policy, policy_params, observation, key, np.asarray(length))
-            observation, reward, terminated, truncated, info = env.step(action)
+            chosen = act(policy, policy_params, observations, keys, np.asarray(step), running)
         except Exception as error:
-            raise EvaluationError(
-                f"the episode of seed {seed} failed: {type(error).__name__}: {error}"
-            ) from error
-        ret, length, over = ret + float(reward), length + 1, terminated or truncated
+            raise _failure([seeds[lane] for lane in on], error) from error
+        for lane in on:
+            images[lane] = drives[lane].step(chosen[lane])
+        actions = np.zeros_like(chosen)  # of those that have arrived
+        actions[on] = chosen[on]
+        _, controls = perception.understood(actions)
+        observations, step = perception.advance(controls, images), step + 1
         if time.monotonic() - told > 1.0:
             told = time.monotonic()
-            yield length
-    env.close()
-    return Episode(seed, ret, length, info["lap_finished"], info["off_field"])
+            yield step
+    return [drive.episode() for drive in drives]
+
+
+class _Drive:
+    """An episode of one car, in an environment of its own: Box2D keeps the order of earlier
+    contacts through a reset."""
+
+    def __init__(self, world: WorldModel | None, options: dict[str, Any], seed: int):
+        self._car: gymnasium.Env = make_real(world, **{**options, "observation": "pixels"})
+        self.seed, self.over = seed, False
+        self._ret, self._length = 0.0, 0
+        self.image, self._info = self._car.reset(seed=seed)
+
+    def step(self, action: Any) -> np.ndarray:
+        """Drive on; the next image."""
+        try:
+            image, reward, terminated, truncated, self._info = self._car.step(action)
+        except Exception as error:
+            raise _failure([self.seed], error) from error
+        self._ret, self._length = self._ret + float(reward), self._length + 1
+        self.over = terminated or truncated
+        if self.over:
+            self._car.close()
+        return image
+
+    def episode(self) -> Episode:
+        """How it went."""
+        ends = self._info["lap_finished"], self._info["off_field"]
+        return Episode(self.seed, self._ret, self._length, *ends)
+
+
+def _failure(seeds: list[int], error: Exception) -> EvaluationError:
+    return EvaluationError(f"{_named(seeds)} failed: {type(error).__name__}: {error}")
 
 
 @functools.lru_cache(maxsize=1)

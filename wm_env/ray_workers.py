@@ -31,25 +31,23 @@ def run_on_ray(
         WorkersError: Ray is not installed, or there is no cluster.
         JobLostError: a job was lost too often.
     """
-    ray, connected_here = _connect(address)
-    streams, attempts = _Streams(ray, pack(work, shared), jobs, patience), Attempts()
-    try:
-        for index in range(len(jobs)):
-            streams.begin(index)
-        while streams.running:
-            for index, kind, value in streams.listen():
-                if kind == "failed":
-                    raise value
-                if kind == "lost":
-                    yield attempts.lost(index, value)
-                    streams.begin(index)
-                else:
-                    yield Progress(index, value) if kind == "progress" else Done(index, value)
-    finally:
-        for stream in streams.running:
-            streams.cancel(stream)
-        if connected_here:
-            ray.shutdown()
+    with connection_to(address) as ray:
+        streams, attempts = _Streams(ray, pack(work, shared), jobs, patience), Attempts()
+        try:
+            for index in range(len(jobs)):
+                streams.begin(index)
+            while streams.running:
+                for index, kind, value in streams.listen():
+                    if kind == "failed":
+                        raise value
+                    if kind == "lost":
+                        yield attempts.lost(index, value)
+                        streams.begin(index)
+                    else:
+                        yield Progress(index, value) if kind == "progress" else Done(index, value)
+        finally:
+            for stream in streams.running:
+                streams.cancel(stream)
 
 
 class _Streams:
@@ -108,6 +106,21 @@ def _signs(folder: str, task: bytes, job: Any) -> Any:
     enter_environment()
     yield "progress", None  # it has a core now
     yield from signs(task, job)
+
+
+@contextlib.contextmanager
+def connection_to(address: str) -> Iterator[Any]:
+    """Ray, connected to that cluster; one that this process is connected to already stays so.
+
+    Raises:
+        WorkersError: Ray is not installed, or there is no cluster.
+    """
+    ray, connected_here = _connect(address)
+    try:
+        yield ray
+    finally:
+        if connected_here:
+            ray.shutdown()
 
 
 def _connect(address: str) -> tuple[Any, bool]:

@@ -44,20 +44,25 @@ class TileCounter:
     def __init__(self, lanes: int):
         self._paid = np.zeros(lanes)
         self._least = np.full(lanes, np.inf)
+        self._tiles = np.zeros(lanes)
 
     def restart(self, lanes: np.ndarray) -> None:
         """Begin new episodes where the mask `lanes` says so."""
         self._paid[lanes] = 0.0
         self._least[lanes] = np.inf
+        self._tiles[lanes] = 0.0
 
     def count(self, rewards: np.ndarray) -> np.ndarray:
         """Tiles so far, float64 [lanes], after one more step that paid `rewards` [lanes]."""
         paid = paid_for_tiles(rewards)
-        self._paid += paid
-        self._least = np.where(paid > 0.0, np.minimum(self._least, paid), self._least)
-        known = np.isfinite(self._least)
-        track_tiles = _track_tiles(np.where(known, self._least, TRACK_REWARD))
-        return np.where(known, np.rint(self._paid * track_tiles / TRACK_REWARD), 0.0)
+        if paid.any():  # most frames pay for none
+            self._paid += paid
+            self._least = np.where(paid > 0.0, np.minimum(self._least, paid), self._least)
+            known = np.isfinite(self._least)
+            track_tiles = _track_tiles(np.where(known, self._least, TRACK_REWARD))
+            tiles = np.rint(self._paid * track_tiles / TRACK_REWARD)
+            self._tiles = np.where(known, tiles, 0.0)
+        return self._tiles.copy()
 
 
 def _track_tiles(payment: Any) -> Any:

@@ -23,6 +23,7 @@ from wm_env.dream import DreamCarRacing, DreamParams, DreamState
 from wm_env.evaluation import evaluate
 from wm_env.gymnax_parts import environment
 from wm_env.jobs import Done
+from wm_env.judge import CARS
 from wm_env.mdn_rnn import MDNRNN, MDNRNNConfig
 from wm_env.preprocess import IMAGE_SHAPE
 from wm_env.simulator import default_backend
@@ -195,13 +196,14 @@ def evaluation_rate(world: WorldModel, *, steps: int) -> float:
     """Frames/s of `evaluate` on Gymnasium's CarRacing-v3, all cores, V and M at work.
 
     Starting and compiling, which do not grow with the episodes, are left out: the last three
-    quarters of an episode a core are timed. It has `steps` frames, 400 at most, or the car leaves.
+    quarters of the episodes of a process on each core are timed, all on the track of `real_rate`.
+    They have `steps` frames, 400 at most, or the cars leave it.
     """
     with tempfile.TemporaryDirectory() as folder:
-        driver = _TimedDriver(Path(folder), steps // 4, steps - 1)
+        driver = _TimedDriver(Path(folder), CARS * (steps // 4), CARS * (steps - 1))
         evaluate(
             driver,
-            seeds=range(usable_cores()),
+            seeds=[0] * (CARS * usable_cores()),
             world_model=world,
             max_episode_steps=steps,
             progress=False,
@@ -211,7 +213,7 @@ def evaluation_rate(world: WorldModel, *, steps: int) -> float:
 
 
 class _TimedDriver:
-    """Drives gently, and writes down how long it took from one frame to another."""
+    """Drives a process's cars gently, and writes down how long it took from frame to frame."""
 
     def __init__(self, folder: Path, first: int, last: int):
         self.folder, self.first, self.last = folder, first, last

@@ -3,10 +3,11 @@
 wm_env/jobs.py says what a job is.
 """
 
+import contextlib
 import os
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from multiprocessing import connection
 from typing import Any
 
@@ -21,6 +22,22 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def worker_count(processes: int | None = None, ray: str | None = None) -> Iterator[int]:
+    """How many workers `run_jobs` has for many jobs; with Ray the cluster stays connected to.
+
+    Raises:
+        WorkersError: there is no Ray, or no cluster.
+    """
+    if ray is None:
+        yield processes or usable_cores()
+    else:
+        from wm_env.ray_workers import connection_to
+
+        with connection_to(ray) as cluster:
+            yield max(1, int(cluster.cluster_resources().get("CPU", 1)))
 
 
 def run_jobs(

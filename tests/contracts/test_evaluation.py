@@ -17,10 +17,17 @@ import numpy as np
 import pytest
 
 from agents.linear import LinearController, linear_policy
+from wm_env import judge
 from wm_env.evaluation import Evaluation, EvaluationError, evaluate
-from wm_env.judge import drive_gymnasium
+from wm_env.judge import CARS, drive_gymnasium
+from wm_env.task import CAR_RACING
 
-OPTIONS = {"observation": "features", "continuous": True, "max_episode_steps": 12}
+OPTIONS = {
+    "observation": "features",
+    "continuous": True,
+    "max_episode_steps": 12,
+    "task": CAR_RACING,
+}
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +116,30 @@ def test_a_real_track_scores_the_same_alone_and_among_others(drive):
     assert len(set(among.returns)) == 3
     assert among.lengths == (12, 12, 12)
     assert multiprocessing.active_children() == []
+
+
+def test_an_episode_does_not_notice_when_those_beside_it_end(random_world):
+    world = random_world(mdn_rnn={"action_size": 2, "tiles": "signed"}, task="LunarLander-v3")
+
+    def climb(observation):
+        return np.array([0.6, 0.1 * np.sign(observation[0])], np.float32)
+
+    options = {"world_model": world, "progress": False, "max_episode_steps": 120}
+    among = evaluate(climb, seeds=range(CARS), processes=1, **options)
+    longest = int(np.argmax(among.lengths))
+    assert among.lengths[longest] > min(among.lengths)
+    alone = evaluate(climb, seeds=[longest], **options)
+    assert (alone.returns[0], alone.lengths[0]) == (among.returns[longest], among.lengths[longest])
+
+
+@pytest.mark.parametrize("count", [1, 5, 16, 100])
+@pytest.mark.parametrize("workers", [1, 2, 16, 200])
+def test_every_worker_drives_as_many_groups(count, workers):
+    groups = judge._groups(count, workers)
+    assert sum(groups, []) == list(range(count))
+    assert max(map(len, groups)) <= CARS
+    assert len(groups) == count or len(groups) % workers == 0
+    assert max(map(len, groups)) - min(map(len, groups)) <= 1
 
 
 @pytest.mark.slow
