@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import wm_env
+from agents import cma_es
 from agents.cma_es import CMAESConfig, Evolution, fitness, restlessness
 from agents.dream_mix import DreamMix
 from agents.laps import lap_return, missing, straying
@@ -241,6 +242,29 @@ def test_a_tile_that_a_car_passes_without_a_hit_is_missing(world):
     recorded = Rollout(**{**vars(episode), "trajectory": at_speed(paid(corner), 52.5)})
     params = DreamParams(world_model=world, track_tiles=100.0)
     assert float(fitness(recorded, params, CMAESConfig(missing=30.0))) == pytest.approx(20.0, abs=1)
+
+
+def test_parts_of_a_population_earn_what_the_whole_does(small, monkeypatch):
+    evolution, mix = search(steps=21, moments=2, moment_steps=5), mixed(small)
+    _, whole, at_once = generation(evolution, mix)
+    monkeypatch.setattr(cma_es, "_AT_ONCE", 4)
+    jax.clear_caches()
+    _, parts, by_turns = generation(evolution, mix)
+    np.testing.assert_allclose(parts.mean, whole.mean, atol=1e-5)
+    np.testing.assert_allclose(by_turns, at_once, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("population", "dreams", "part"),
+    [(256, 16, 64), (64, 16, 64), (48, 24, 48), (48, 256, 4), (251, 16, 251), (8, 4096, 1)],
+)
+def test_a_part_of_the_population_has_about_a_thousand_dreams(
+    population, dreams, part, monkeypatch
+):
+    sizes = []
+    monkeypatch.setattr(jax.lax, "map", lambda drive, over, *, batch_size: sizes.append(batch_size))
+    search(population=population)._map(lambda candidate: candidate, None, dreams)
+    assert sizes == [part]
 
 
 def test_along_principal_axes_a_search_stays_in_their_span_and_keeps_its_programs(small):
