@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
@@ -21,6 +22,7 @@ from wm_env.storage import write_atomically
 from wm_env.world_model import WorldModel
 
 DREAM_BATCHES = (1, 256, 1024, 4096)
+_OF_ACCELERATORS = 65_536  # a batch that a CPU's caches do not hold
 
 # What the other half of a clone times; a wheel does not have it.
 _TRAINING = Path(__file__).parents[1] / "training" / "bench.py"
@@ -143,6 +145,10 @@ def dream_rows(world: WorldModel, *, quick: bool = False) -> list[Row]:
         *_gym_jobs(world, timing, limit, painted),
         *_real_jobs(world, timing),
     ]
+    most_lanes = batches()[-1]
+    moved = speed.dream_step_bytes(DreamParams(world_model=world), most_lanes)
+    memory = speed.copy_rate(repeats=timing.repeats)
+    rows.append(Row("memory, read and written", memory / 1e9, "GB/s"))
     rates: dict[str, float] = {}
     with progress_bar("benchmark", total=len(jobs), unit="rates") as bar:
         for name, measure, bound in jobs:
@@ -153,7 +159,19 @@ def dream_rows(world: WorldModel, *, quick: bool = False) -> list[Row]:
                 most = rates[bound] if isinstance(bound, str) else bound
                 rows.append(Row(name, rate, "steps/s", most))
             bar.advance(1)
-    return rows + _ratios(rates)
+    traffic = moved * rates[_dream(most_lanes)] / 1e9
+    name = f"{_dream(most_lanes)}: what XLA counts as moved"
+    return [*rows, Row(name, traffic, "GB/s", memory / 1e9), *_ratios(rates)]
+
+
+def batches() -> tuple[int, ...]:
+    """Lanes of the dream that are timed on this device."""
+    large = () if jax.default_backend() == "cpu" else (_OF_ACCELERATORS,)
+    return (*DREAM_BATCHES, *large)
+
+
+def _dream(batch: int, kind: str = "") -> str:
+    return f"dream{kind}, gymnax env.step, batch {batch}"
 
 
 def _gymnax_jobs(
@@ -166,13 +184,13 @@ def _gymnax_jobs(
         what: str, batch: int, count: int, most: float, params: DreamParams = params, **options: Any
     ) -> Job:
         return Job(
-            f"dream{what}, gymnax env.step, batch {batch}",
+            _dream(batch, what),
             lambda: speed.dream_rate(params, batch, **timing.of(count), **options),
             most,
         )
 
     return [
-        *(job("", batch, max(32, 100_000 // (batch + 24)), limit) for batch in DREAM_BATCHES),
+        *(job("", batch, max(32, 100_000 // (batch + 24)), limit) for batch in batches()),
         job(" in bfloat16", 1024, 100, coarse_limit, halved),
         job(" in pixels", 256, 40, painted, observation="pixels"),
     ]
@@ -223,7 +241,7 @@ def _real_jobs(world: WorldModel, timing: Timing) -> list[Job]:
 
 def _ratios(rates: dict[str, float]) -> list[Row]:
     """What one rate is of another in the same run."""
-    dream, coarse = (f"dream{kind}, gymnax env.step, batch 1024" for kind in ("", " in bfloat16"))
+    dream, coarse = (_dream(1024, kind) for kind in ("", " in bfloat16"))
     real = "real CarRacing-v3, Gymnasium, all cores"
     compared = (
         ("dream in bfloat16 over float32, batch 1024", coarse, dream),

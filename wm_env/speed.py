@@ -5,6 +5,7 @@ disturbs it little.
 """
 
 import functools
+import math
 import os
 import tempfile
 import time
@@ -68,6 +69,29 @@ def matmul_rate(
         multiply = jax.jit(functools.partial(jnp.matmul, preferred_element_type=jnp.float32))
         rate, size = best_rate(lambda: multiply(x, x), flops, repeats=repeats), following  # noqa: B023
     return rate, size
+
+
+def copy_rate(*, size: int = 2**26, repeats: int = 3) -> float:
+    """Bytes/s, read and written, of a float32 array of `size` numbers that no cache holds."""
+    passes = 8
+    # In place, for fresh memory is slow; additions, for plain copies may be left out.
+    add = jax.jit(lambda x: jax.lax.fori_loop(0, passes, lambda _, x: x + 1.0, x))
+    x = jnp.zeros(size, jnp.float32)
+    return best_rate(lambda: add(x), 8.0 * size * passes, repeats=repeats)
+
+
+def dream_step_bytes(params: DreamParams, batch: int) -> float:
+    """Bytes that a dreamt step of `env.step` reads and writes, as XLA counts them of its program.
+
+    The sum over what each fused operation reads and writes, caches not considered.
+    """
+    env = DreamCarRacing()
+    keys = jax.random.split(jax.random.key(0), batch)
+    _, state = jax.vmap(env.reset, in_axes=(0, None))(keys, params)
+    step = jax.jit(jax.vmap(env.step, in_axes=(0, 0, 0, None)))
+    program = step.lower(keys, state, jnp.zeros((batch, env.num_actions)), params).compile()
+    counted = program.cost_analysis() or {}  # not every device tells
+    return counted.get("bytes accessed", math.nan) / batch
 
 
 def dream_step_flops(mdn_rnn: MDNRNN) -> float:

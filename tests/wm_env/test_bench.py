@@ -41,6 +41,13 @@ def test_the_largest_matmul_bounds_its_size():
     assert rate > 0 and size == 256
 
 
+def test_memory_has_a_rate_and_a_dream_moves_at_least_its_state_and_gates(world):
+    assert speed.copy_rate(size=1024, repeats=1) > 0
+    params = DreamParams(world_model=world)
+    state, gates = 2 * (3 * 256 + 3 * 32), 2 * 4 * 256
+    assert 4 * (state + gates) < speed.dream_step_bytes(params, 64) < 2**18
+
+
 def test_every_dream_interface_has_a_rate(world):
     params = DreamParams(world_model=world)
     assert speed.dream_rate(params, 2, steps=3, repeats=1) > 0
@@ -64,6 +71,8 @@ def test_all_cores_have_rates(world):
 def instant(monkeypatch):
     """Rates without measuring."""
     monkeypatch.setattr(speed, "matmul_rate", lambda *_, **__: (1e9, 64))
+    monkeypatch.setattr(speed, "copy_rate", lambda **_: 4e9)
+    monkeypatch.setattr(speed, "dream_step_bytes", lambda *_: 2e7)
     for name in (
         "dream_rate",
         "gym_vector_rate",
@@ -92,7 +101,15 @@ def test_the_limit_of_dreams_is_the_matmul_rate(world, instant):
     )
     assert rows["dream in pixels, gym.make"].limit == painted
     assert rows["evaluation on Gymnasium, all cores"].limit == 100.0
+    moved = rows["dream, gymnax env.step, batch 4096: what XLA counts as moved"]
+    assert (moved.value, moved.limit) == (2.0, 4.0)
     assert rows["dream, batch 1024, over Gymnasium's real car, all cores each"].value == 1.0
+
+
+def test_a_device_with_much_memory_has_a_large_batch_too(world, instant, monkeypatch):
+    monkeypatch.setattr(bench.jax, "default_backend", lambda: "gpu")
+    rows = {row.name: row for row in bench.dream_rows(world, quick=True)}
+    assert rows["dream, gymnax env.step, batch 65536: what XLA counts as moved"].ratio == 0.5
 
 
 @pytest.fixture
@@ -138,4 +155,4 @@ def test_without_a_clone_the_benchmark_says_what_is_left_out(
     rows = bench.run(BenchConfig(quick=True))
     captured = capsys.readouterr()
     assert "in a clone only" in captured.err
-    assert all(row.unit in ("steps/s", "GFLOP/s", "x") for row in rows)
+    assert all(row.unit in ("steps/s", "GFLOP/s", "GB/s", "x") for row in rows)
