@@ -231,18 +231,18 @@ class Evolution:
         middles = eqx.tree_at(lambda mix: mix.params.start_middle, mix, jnp.float32(1.0))
         population, state = self._strategy.ask(key_ask, state, defaults)
 
-        def drive(mix: DreamMix, key: Array, count: int, steps: int) -> tuple[Array, Array]:
+        def driven(dreams: DreamMix, key: Array, count: int, horizon: int) -> tuple[Array, Array]:
             def one(candidate: Any) -> tuple[Array, Array]:
-                dream = functools.partial(self._dream, _at(candidate, axes), steps=steps)
-                returns, worth = mix.each(dream, key, count)
+                dream = functools.partial(self._dream, _at(candidate, axes), steps=horizon)
+                returns, worth = dreams.each(dream, key, count)
                 return returns.mean(), worth.mean()
 
-            return self._map(one, population, count)
+            return self.map(one, population, count)
 
         population = jax.lax.with_sharding_constraint(population, self._split)
-        returns, worth = drive(mix, key_dreams, config.dreams, steps)
+        returns, worth = driven(mix, key_dreams, config.dreams, steps)
         if config.moments:
-            _, more = drive(middles, key_moments, config.moments, config.moment_steps)
+            _, more = driven(middles, key_moments, config.moments, config.moment_steps)
             worth += config.moment_weight * more
         population, worth = jax.lax.with_sharding_constraint((population, worth), self._whole)
         state, _ = self._strategy.tell(
@@ -252,7 +252,7 @@ class Evolution:
         fixed = self._fixed_return(_at(self._strategy.get_mean(state), axes), mix.plain)
         return state, Generation(returns.mean(), returns.max(), fixed)
 
-    def _map(self, drive: Callable[[Any], Any], population: Any, dreams: int) -> Any:
+    def map(self, drive: Callable[[Any], Any], population: Any, dreams: int) -> Any:
         """`drive` of all candidates, who have so many dreams each: at once, or on a CPU that is one
         device in equal parts."""
         if jax.default_backend() != "cpu" or self._split.mesh.size > 1:

@@ -125,28 +125,25 @@ def own_rate(params: DreamParams, batch: int, timing: Timing) -> float:
     return speed.dream_rate(params, batch, **timing.of(100_000 // batch))
 
 
-def generation_rates(config: CMAESConfig, params: DreamParams) -> tuple[float, float]:
-    """Dream steps/s of a generation of CMA-ES, and of its dreams without the search, a thousand at
-    once."""
+def generation_rates(config: CMAESConfig, params: DreamParams, repeats: int) -> tuple[float, float]:
+    """Dream steps/s of a generation of CMA-ES, and of as many dreams without the search."""
     frames = float(config.population * config.dreams * config.steps)
     search = Evolution(LinearController.zeros(), linear_policy, config)
     state, mix = search.init(jax.random.key(0)), DreamMix(params)
-    generation = speed.best_rate(lambda: search.advance(state, mix, jax.random.key(1)), frames)
-    env = DreamCarRacing()
+    generation = speed.best_rate(
+        lambda: search.advance(state, mix, jax.random.key(1)), frames, repeats=repeats
+    )
+    env, controller = DreamCarRacing(), LinearController.zeros()
 
     @jax.jit
     def dreams(params: DreamParams, keys: jax.Array) -> jax.Array:
-        controller = LinearController.zeros()
-        return jax.lax.map(
-            lambda key: (
-                rollout(env, params, linear_policy, controller, key, steps=config.steps).ret
-            ),
-            keys,
-            batch_size=1024,
-        )
+        def one(key: jax.Array) -> jax.Array:
+            return rollout(env, params, linear_policy, controller, key, steps=config.steps).ret
 
-    keys = jax.random.split(jax.random.key(1), config.population * config.dreams)
-    return generation, speed.best_rate(lambda: dreams(params, keys), frames)
+        return search.map(jax.vmap(one), keys, config.dreams)
+
+    keys = jax.random.split(jax.random.key(1), (config.population, config.dreams))
+    return generation, speed.best_rate(lambda: dreams(params, keys), frames, repeats=repeats)
 
 
 def main(config: Config) -> None:
@@ -175,7 +172,7 @@ def main(config: Config) -> None:
         rows.append(Row(f"{name}, batch {batch}", rate(), "steps/s", own[batch]))
         print(f"{rows[-1].name}: {rows[-1].value:,.0f} steps/s", file=sys.stderr)
     search = CMAESConfig(population=256, dreams=16, steps=50 if config.quick else config.horizon)
-    generation, pure = generation_rates(search, params)
+    generation, pure = generation_rates(search, params, timing.repeats)
     rows.append(
         Row(f"a generation of CMA-ES, 256 x 16 x {search.steps}", generation, "steps/s", pure)
     )

@@ -23,7 +23,7 @@ install_import_hook("wm_env", "beartype.beartype(conf=beartype.BeartypeConf(is_p
 _programs = tempfile.TemporaryDirectory(prefix="wm_env-programs-", ignore_cleanup_errors=True)
 for _name, _value in {
     "jax_compilation_cache_dir": _programs.name,
-    "jax_persistent_cache_min_compile_time_secs": 0.02,  # less takes as long to read
+    "jax_persistent_cache_min_compile_time_secs": 0.02,  # others take as long to read back
 }.items():
     os.environ.setdefault(_name.upper(), str(_value))
     jax.config.update(_name, type(_value)(os.environ[_name.upper()]))

@@ -22,7 +22,7 @@ from wm_env.storage import write_atomically
 from wm_env.world_model import WorldModel
 
 DREAM_BATCHES = (1, 256, 1024, 4096)
-_OF_ACCELERATORS = 65_536  # a batch that a CPU's caches do not hold
+_LARGE_BATCH = 65_536  # what keeps an accelerator busy
 
 # What the other half of a clone times; a wheel does not have it.
 _TRAINING = Path(__file__).parents[1] / "training" / "bench.py"
@@ -145,8 +145,6 @@ def dream_rows(world: WorldModel, *, quick: bool = False) -> list[Row]:
         *_gym_jobs(world, timing, limit, painted),
         *_real_jobs(world, timing),
     ]
-    most_lanes = batches()[-1]
-    moved = speed.dream_step_bytes(DreamParams(world_model=world), most_lanes)
     memory = speed.copy_rate(repeats=timing.repeats)
     rows.append(Row("memory, read and written", memory / 1e9, "GB/s"))
     rates: dict[str, float] = {}
@@ -159,14 +157,12 @@ def dream_rows(world: WorldModel, *, quick: bool = False) -> list[Row]:
                 most = rates[bound] if isinstance(bound, str) else bound
                 rows.append(Row(name, rate, "steps/s", most))
             bar.advance(1)
-    traffic = moved * rates[_dream(most_lanes)] / 1e9
-    name = f"{_dream(most_lanes)}: what XLA counts as moved"
-    return [*rows, Row(name, traffic, "GB/s", memory / 1e9), *_ratios(rates)]
+    return [*rows, *_traffic(world, rates), *_ratios(rates)]
 
 
 def batches() -> tuple[int, ...]:
     """Lanes of the dream that are timed on this device."""
-    large = () if jax.default_backend() == "cpu" else (_OF_ACCELERATORS,)
+    large = () if jax.default_backend() == "cpu" else (_LARGE_BATCH,)
     return (*DREAM_BATCHES, *large)
 
 
@@ -237,6 +233,16 @@ def _real_jobs(world: WorldModel, timing: Timing) -> list[Job]:
             lambda: speed.envpool_rate(**timing.of(100)),
         ),
     ]
+
+
+def _traffic(world: WorldModel, rates: dict[str, float]) -> list[Row]:
+    """What the largest batch moves; without a limit, as caches hold some of it."""
+    batch = batches()[-1]
+    moved = speed.dream_step_bytes(DreamParams(world_model=world), batch)
+    if moved is None:
+        return []
+    name = f"{_dream(batch)}: what XLA counts as moved"
+    return [Row(name, moved * rates[_dream(batch)] / 1e9, "GB/s")]
 
 
 def _ratios(rates: dict[str, float]) -> list[Row]:

@@ -131,15 +131,13 @@ def act(
     step: Any,
     running: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Actions of a policy for one observation and a key, or for lanes of both.
+    """Actions of a policy for lanes of observations and keys.
 
     `step` is a numpy array, for a Python number would compile anew at each step. Of lanes, those
     that are not `running` may get any action.
     """
     if policy_params is not Plain.PLAIN:
         return np.asarray(_act(policy, policy_params, observations, keys, step))
-    if not keys.ndim:
-        return np.asarray(policy(observations))
     rows = np.arange(len(observations)) if running is None else np.flatnonzero(running)
     some = np.stack([np.asarray(policy(observations[row])) for row in rows])
     actions = np.zeros((len(observations), *some.shape[1:]), some.dtype)
@@ -154,7 +152,7 @@ def _act(
     def one(observation: Any, key: Any) -> Any:
         return policy(policy_params, observation, jax.random.fold_in(key, step))
 
-    return jax.vmap(one)(observations, keys) if keys.ndim else one(observations, keys)
+    return jax.vmap(one)(observations, keys)
 
 
 @eqx.filter_jit

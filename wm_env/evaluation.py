@@ -120,10 +120,11 @@ def evaluate(
     """Drive one episode for each seed.
 
     Args:
-        policy: `policy(policy_params, observation, key) -> action` on one observation, in JAX; or,
-            without `policy_params`, any callable that takes one observation (numpy) and gives an
-            action, as `lambda seen: network.predict(seen, deterministic=True)[0]`. It must depend
-            on the observation alone: one callable drives many episodes, some of them by turns. On
+        policy: `policy(policy_params, observation, key) -> action` on one observation, in JAX,
+            which is vmapped over several; or, without `policy_params`, any callable that takes one
+            observation (numpy) and gives an action, as
+            `lambda seen: network.predict(seen, deterministic=True)[0]`. It must depend on the
+            observation alone: one callable drives many episodes, some of them by turns. On
             Gymnasium it goes to other processes (by cloudpickle), on CPUs: let it hold a network
             and no environment, which would go with it.
         policy_params: pytree of arrays.
@@ -144,7 +145,7 @@ def evaluate(
     Raises:
         ValueError: an argument outside its range, no seeds, or a policy of other arguments.
         EvaluationError: the policy cannot be sent to other processes, fails there, or an episode
-            lost its process three times; the message names the seed.
+            lost its process three times; the message names the seeds.
         WorkersError: there is no Ray cluster at that address.
         WeightsError: the world cannot be loaded.
     """

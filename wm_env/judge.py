@@ -9,12 +9,11 @@ import functools
 import pickle
 import sys
 import time
-from collections.abc import Generator, Iterable
-from contextlib import closing
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, closing
 from typing import Any
 
 import cloudpickle
-import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +22,7 @@ from wm_env.episodes import AnyPolicy, Episode, act, filled, keys_of
 from wm_env.jobs import Done, JobLostError, Lost
 from wm_env.perception import Perception
 from wm_env.real import make_real
-from wm_env.workers import run_jobs, worker_count
+from wm_env.workers import connected_workers, run_jobs
 from wm_env.world_model import WorldModel
 
 # Cars of a process. V and M always see for as many, since the rounding of a batched program depends
@@ -36,7 +35,7 @@ _PATIENCE = 600.0  # seconds: policies of any size are compiled meanwhile
 
 
 class EvaluationError(RuntimeError):
-    """Real episodes could not be driven; the message names the seed and what happened."""
+    """Real episodes could not be driven; the message names the seeds and what happened."""
 
 
 def drive_gymnasium(
@@ -51,15 +50,16 @@ def drive_gymnasium(
 ) -> Generator[tuple[int, Episode], None, None]:
     """Drive an episode for each seed; yields its place among the seeds and how it went.
 
-    `options` are the arguments of `make_real`; `processes` and `ray` those of
-    `wm_env.workers.run_jobs`. Closing the generator stops the processes.
+    `options` are arguments of `make_real`, with `observation`, `continuous` and `task` among them;
+    `processes` and `ray` those of `wm_env.workers.run_jobs`. Closing the generator stops the
+    processes.
 
     Raises:
-        EvaluationError: the policy cannot be sent to other processes or fails there, or a seed's
-            process dies again and again.
+        EvaluationError: the policy cannot be sent to other processes or fails there, or the process
+            of a few seeds dies again and again.
     """
     task = _pickled(policy, policy_params, world, options)
-    with worker_count(processes, ray) as workers:
+    with connected_workers(processes, ray) as workers:
         groups = _groups(len(seeds), workers)
         jobs = [tuple(seeds[index] for index in group) for group in groups]
         running = run_jobs(_drive, task, jobs, processes=processes, ray=ray, patience=_PATIENCE)
@@ -69,7 +69,7 @@ def drive_gymnasium(
                     if isinstance(event, Done):
                         yield from zip(groups[event.index], event.result, strict=True)
                     elif isinstance(event, Lost):
-                        told = f"{_named(jobs[event.index])} is driven again: {event.reason}"
+                        told = f"{_named(jobs[event.index])}: driven again, {event.reason}"
                         print(told, file=sys.stderr)
             except JobLostError as error:
                 raise EvaluationError(
@@ -84,8 +84,9 @@ def _groups(count: int, workers: int) -> list[list[int]]:
     return [part.tolist() for part in np.array_split(range(count), min(count, rounds * workers))]
 
 
-def _named(seeds: Iterable[int]) -> str:
-    return f"the episode of seed {' or '.join(map(str, seeds))}"
+def _named(seeds: Sequence[int]) -> str:
+    listed = ", ".join(map(str, seeds))
+    return f"the episode{'s' * (len(seeds) > 1)} of seed{'s' * (len(seeds) > 1)} {listed}"
 
 
 def _drive(task: bytes, seeds: tuple[int, ...]) -> Generator[int, None, list[Episode]]:
@@ -96,28 +97,30 @@ def _drive(task: bytes, seeds: tuple[int, ...]) -> Generator[int, None, list[Epi
             f"the policy cannot be loaded in another process ({error}). What it needs must be "
             "importable there, as it is here."
         ) from error
-    kinds = options["task"], world, options["observation"], options["continuous"]
-    perception = Perception(*kinds, lanes=(CARS,))
-    drives = [_Drive(world, options, seed) for seed in seeds]
-    images = np.stack(filled([drive.image for drive in drives], CARS))
-    observations, keys = perception.begin(images), keys_of(filled(seeds, CARS))
-    step, told = 0, time.monotonic()
-    while on := [lane for lane, drive in enumerate(drives) if not drive.over]:
-        running = np.isin(np.arange(CARS), on)
-        try:
-            chosen = act(policy, policy_params, observations, keys, np.asarray(step), running)
-        except Exception as error:
-            raise _failure([seeds[lane] for lane in on], error) from error
-        for lane in on:
-            images[lane] = drives[lane].step(chosen[lane])
-        actions = np.zeros_like(chosen)  # of those that have arrived
-        actions[on] = chosen[on]
-        _, controls = perception.understood(actions)
-        observations, step = perception.advance(controls, images), step + 1
-        if time.monotonic() - told > 1.0:
-            told = time.monotonic()
-            yield step
-    return [drive.episode() for drive in drives]
+    perception = Perception(
+        options["task"], world, options["observation"], options["continuous"], (CARS,)
+    )
+    with ExitStack() as stack:
+        drives = [stack.enter_context(closing(_Drive(world, options, seed))) for seed in seeds]
+        images = np.stack(filled([drive.image for drive in drives], CARS))
+        observations, keys = perception.begin(images), keys_of(filled(seeds, CARS))
+        step, told = 0, time.monotonic()
+        while on := [lane for lane, drive in enumerate(drives) if not drive.over]:
+            running = np.isin(np.arange(CARS), on)
+            try:
+                chosen = act(policy, policy_params, observations, keys, np.asarray(step), running)
+            except Exception as error:
+                raise _failure([seeds[lane] for lane in on], error) from error
+            for lane in on:
+                images[lane] = drives[lane].step(chosen[lane])
+            actions = np.zeros_like(chosen)  # for those that have arrived the answer may be NaN
+            actions[on] = chosen[on]
+            _, controls = perception.understood(actions)
+            observations, step = perception.advance(controls, images), step + 1
+            if time.monotonic() - told > 1.0:
+                told = time.monotonic()
+                yield step
+        return [drive.episode() for drive in drives]
 
 
 class _Drive:
@@ -125,8 +128,8 @@ class _Drive:
     contacts through a reset."""
 
     def __init__(self, world: WorldModel | None, options: dict[str, Any], seed: int):
-        self._car: gymnasium.Env = make_real(world, **{**options, "observation": "pixels"})
         self.seed, self.over = seed, False
+        self._car = make_real(world, **{**options, "observation": "pixels"})
         self._ret, self._length = 0.0, 0
         self.image, self._info = self._car.reset(seed=seed)
 
@@ -138,8 +141,6 @@ class _Drive:
             raise _failure([self.seed], error) from error
         self._ret, self._length = self._ret + float(reward), self._length + 1
         self.over = terminated or truncated
-        if self.over:
-            self._car.close()
         return image
 
     def episode(self) -> Episode:
@@ -147,8 +148,12 @@ class _Drive:
         ends = self._info["lap_finished"], self._info["off_field"]
         return Episode(self.seed, self._ret, self._length, *ends)
 
+    def close(self) -> None:
+        """Put the car away."""
+        self._car.close()
 
-def _failure(seeds: list[int], error: Exception) -> EvaluationError:
+
+def _failure(seeds: Sequence[int], error: Exception) -> EvaluationError:
     return EvaluationError(f"{_named(seeds)} failed: {type(error).__name__}: {error}")
 
 

@@ -5,7 +5,6 @@ disturbs it little.
 """
 
 import functools
-import math
 import os
 import tempfile
 import time
@@ -71,27 +70,30 @@ def matmul_rate(
     return rate, size
 
 
-def copy_rate(*, size: int = 2**26, repeats: int = 3) -> float:
+def copy_rate(*, size: int = 2**27, repeats: int = 3) -> float:
     """Bytes/s, read and written, of a float32 array of `size` numbers that no cache holds."""
-    passes = 8
-    # In place, for fresh memory is slow; additions, for plain copies may be left out.
-    add = jax.jit(lambda x: jax.lax.fori_loop(0, passes, lambda _, x: x + 1.0, x))
+    add = jax.jit(lambda x: x + 1.0, donate_argnums=0)  # in place, for fresh memory is slow
     x = jnp.zeros(size, jnp.float32)
-    return best_rate(lambda: add(x), 8.0 * size * passes, repeats=repeats)
+
+    def work() -> jax.Array:
+        nonlocal x
+        x = add(x)
+        return x
+
+    return best_rate(work, 8.0 * size, repeats=repeats)
 
 
-def dream_step_bytes(params: DreamParams, batch: int) -> float:
-    """Bytes that a dreamt step of `env.step` reads and writes, as XLA counts them of its program.
+def dream_step_bytes(params: DreamParams, batch: int) -> float | None:
+    """Bytes that a dreamt step of `env.step` moves, as XLA counts them; None where it does not.
 
-    The sum over what each fused operation reads and writes, caches not considered.
+    The sum over what each fused operation reads and writes, a loop's once, caches not considered.
     """
     env = DreamCarRacing()
-    keys = jax.random.split(jax.random.key(0), batch)
-    _, state = jax.vmap(env.reset, in_axes=(0, None))(keys, params)
+    keys, actions = jax.random.split(jax.random.key(0), batch), jnp.zeros((batch, env.num_actions))
+    _, state = jax.eval_shape(jax.vmap(env.reset, in_axes=(0, None)), keys, params)
     step = jax.jit(jax.vmap(env.step, in_axes=(0, 0, 0, None)))
-    program = step.lower(keys, state, jnp.zeros((batch, env.num_actions)), params).compile()
-    counted = program.cost_analysis() or {}  # not every device tells
-    return counted.get("bytes accessed", math.nan) / batch
+    counted = step.lower(keys, state, actions, params).compile().cost_analysis() or {}
+    return counted["bytes accessed"] / batch if "bytes accessed" in counted else None
 
 
 def dream_step_flops(mdn_rnn: MDNRNN) -> float:
@@ -237,7 +239,7 @@ def evaluation_rate(world: WorldModel, *, steps: int) -> float:
 
 
 class _TimedDriver:
-    """Drives a process's cars gently, and writes down how long it took from frame to frame."""
+    """Drives a process's cars gently, and writes down how long it took from call to call."""
 
     def __init__(self, folder: Path, first: int, last: int):
         self.folder, self.first, self.last = folder, first, last

@@ -25,8 +25,8 @@ def usable_cores() -> int:
 
 
 @contextlib.contextmanager
-def worker_count(processes: int | None = None, ray: str | None = None) -> Iterator[int]:
-    """How many workers `run_jobs` has for many jobs; with Ray the cluster stays connected to.
+def connected_workers(processes: int | None = None, ray: str | None = None) -> Iterator[int]:
+    """How many workers `run_jobs` has for many jobs; a Ray cluster stays connected meanwhile.
 
     Raises:
         WorkersError: there is no Ray, or no cluster.

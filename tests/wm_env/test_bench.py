@@ -41,11 +41,14 @@ def test_the_largest_matmul_bounds_its_size():
     assert rate > 0 and size == 256
 
 
-def test_memory_has_a_rate_and_a_dream_moves_at_least_its_state_and_gates(world):
-    assert speed.copy_rate(size=1024, repeats=1) > 0
-    params = DreamParams(world_model=world)
-    state, gates = 2 * (3 * 256 + 3 * 32), 2 * 4 * 256
-    assert 4 * (state + gates) < speed.dream_step_bytes(params, 64) < 2**18
+def test_a_dream_moves_at_least_its_state_and_gates(world):
+    state, gates = 2 * (3 * 256 + 3 * 32), 2 * 4 * 256  # h, c, mask, z, noise
+    moved = speed.dream_step_bytes(DreamParams(world_model=world), 64)
+    assert moved and 4 * (state + gates) < moved < 2**18
+
+
+def test_memory_is_read_and_written():
+    assert 1e8 < speed.copy_rate(size=2**20, repeats=1) < 1e14
 
 
 def test_every_dream_interface_has_a_rate(world):
@@ -102,14 +105,16 @@ def test_the_limit_of_dreams_is_the_matmul_rate(world, instant):
     assert rows["dream in pixels, gym.make"].limit == painted
     assert rows["evaluation on Gymnasium, all cores"].limit == 100.0
     moved = rows["dream, gymnax env.step, batch 4096: what XLA counts as moved"]
-    assert (moved.value, moved.limit) == (2.0, 4.0)
+    assert (moved.value, moved.unit, moved.limit) == (2.0, "GB/s", None)
     assert rows["dream, batch 1024, over Gymnasium's real car, all cores each"].value == 1.0
 
 
 def test_a_device_with_much_memory_has_a_large_batch_too(world, instant, monkeypatch):
     monkeypatch.setattr(bench.jax, "default_backend", lambda: "gpu")
-    rows = {row.name: row for row in bench.dream_rows(world, quick=True)}
-    assert rows["dream, gymnax env.step, batch 65536: what XLA counts as moved"].ratio == 0.5
+    names = [row.name for row in bench.dream_rows(world, quick=True)]
+    assert "dream, gymnax env.step, batch 65536: what XLA counts as moved" in names
+    monkeypatch.setattr(speed, "dream_step_bytes", lambda *_: None)
+    assert not any("XLA" in row.name for row in bench.dream_rows(world, quick=True))
 
 
 @pytest.fixture
