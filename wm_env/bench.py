@@ -225,7 +225,7 @@ def _real_jobs(world: WorldModel, timing: Timing) -> list[Job]:
         ),
         Job(
             "evaluation on Gymnasium, all cores",
-            lambda: speed.evaluation_rate(world, steps=timing.of(400)["steps"]),
+            lambda: speed.evaluation_rate(world, **timing.of(200)),
             "real CarRacing-v3, Gymnasium, all cores",
         ),
         Job(

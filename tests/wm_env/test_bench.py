@@ -67,7 +67,7 @@ def test_the_real_car_has_a_rate():
 @pytest.mark.slow
 def test_all_cores_have_rates(world):
     assert speed.real_rate_of_all_cores(steps=2, repeats=1) > 0
-    assert speed.evaluation_rate(world, steps=12) > 0
+    assert speed.evaluation_rate(world, steps=12, repeats=1) > 0
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 
 from tests.wm_env import jobs_for_workers as work
 from wm_env.jobs import Done, JobLostError, Lost, Progress, WorkersError
-from wm_env.workers import run_jobs
+from wm_env.workers import connected_workers, run_jobs, usable_cores
 
 
 def results(events):
@@ -67,6 +67,11 @@ def test_a_node_of_a_ray_cluster_may_die(tmp_path, ray_of_two_nodes):
                 killed = True
                 ray_of_two_nodes.kill_second_node()
     assert sorted(done) == [(job, job) for job in jobs] and len(lost) == 1
+
+
+def test_workers_are_as_many_as_processes_or_cores():
+    with connected_workers(3) as three, connected_workers() as cores:
+        assert (three, cores) == (3, usable_cores())
 
 
 @pytest.mark.slow
