@@ -160,7 +160,7 @@ def dream_rows(world: WorldModel, *, quick: bool = False) -> list[Row]:
     return [*rows, *_traffic(world, rates), *_ratios(rates)]
 
 
-def batches() -> tuple[int, ...]:
+def _batches() -> tuple[int, ...]:
     """Lanes of the dream that are timed on this device."""
     large = () if jax.default_backend() == "cpu" else (_LARGE_BATCH,)
     return (*DREAM_BATCHES, *large)
@@ -186,7 +186,7 @@ def _gymnax_jobs(
         )
 
     return [
-        *(job("", batch, max(32, 100_000 // (batch + 24)), limit) for batch in batches()),
+        *(job("", batch, max(32, 100_000 // (batch + 24)), limit) for batch in _batches()),
         job(" in bfloat16", 1024, 100, coarse_limit, halved),
         job(" in pixels", 256, 40, painted, observation="pixels"),
     ]
@@ -237,7 +237,7 @@ def _real_jobs(world: WorldModel, timing: Timing) -> list[Job]:
 
 def _traffic(world: WorldModel, rates: dict[str, float]) -> list[Row]:
     """What the largest batch moves; without a limit, as caches hold some of it."""
-    batch = batches()[-1]
+    batch = _batches()[-1]
     moved = speed.dream_step_bytes(DreamParams(world_model=world), batch)
     if moved is None:
         return []

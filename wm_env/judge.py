@@ -85,8 +85,8 @@ def _groups(count: int, workers: int) -> list[list[int]]:
 
 
 def _named(seeds: Sequence[int]) -> str:
-    listed = ", ".join(map(str, seeds))
-    return f"the episode{'s' * (len(seeds) > 1)} of seed{'s' * (len(seeds) > 1)} {listed}"
+    plural = "s" if len(seeds) > 1 else ""
+    return f"the episode{plural} of seed{plural} {', '.join(map(str, seeds))}"
 
 
 def _drive(task: bytes, seeds: tuple[int, ...]) -> Generator[int, None, list[Episode]]:

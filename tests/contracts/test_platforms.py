@@ -28,17 +28,14 @@ def lowered(request, monkeypatch):
 
         export(jax.jit(flat), platforms=[request.param])(*leaves)  # raises where it cannot
 
-    yield lowered
-    jax.clear_caches()
+    return lowered
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("observation", ["features", "pixels"])
 def test_dreams_can_be_lowered(world, lowered, observation, precision):
-    env, params = (
-        DreamCarRacing(observation),
-        DreamParams(world_model=world.with_precision(precision)),
-    )
+    env = DreamCarRacing(observation)
+    params = DreamParams(world_model=world.with_precision(precision))
     keys = jax.random.split(jax.random.key(0), LANES)
     _, state = jax.vmap(env.reset, in_axes=(0, None))(keys, params)
 

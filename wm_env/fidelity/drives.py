@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from wm_env.dream import ACTION_HIGH, ACTION_LOW
-from wm_env.episodes import LANES, act, filled
+from wm_env.episodes import LANES, act, filled, keys_of
 from wm_env.fidelity.policy_suite import Suite, drive_variant
 from wm_env.progress import Bar, progress_bar
 from wm_env.real import make_real_vector
@@ -107,7 +107,7 @@ def _frames(
     world: WorldModel, suite: Suite, jobs: list[tuple[str, int]], backend: str, steps: int
 ) -> Iterator[_Frame]:
     seeds = [seed for _, seed in jobs]
-    keys = jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32))
+    keys = keys_of(seeds)
     variants = jax.tree.map(lambda *leaves: np.stack(leaves), *[suite[name] for name, _ in jobs])
     with closing(make_real_vector(LANES, world, backend=backend, max_episode_steps=steps)) as env:
         seen, infos = env.reset(seed=seeds)  # pyright: ignore[reportArgumentType]
