@@ -48,6 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     home, config_name, _ = COMMANDS[name]
     try:
+        if name == "evolve":  # before the next import, which computes
+            from wm_env.cores import make_cores_devices
+
+            make_cores_devices()
         module = importlib.import_module(home)
         config_type = getattr(module, config_name)
         prog, about = f"{_PROGRAM} {name}", inspect.getdoc(config_type)

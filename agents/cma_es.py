@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 from agents.dream_mix import DreamMix
 from agents.laps import lap_return, missing, straying
 from agents.principal_axes import PrincipalAxes
+from wm_env.cores import usable_cores
 from wm_env.dream import DreamCarRacing, DreamParams
 from wm_env.mdn_rnn import MDNRNNConfig
 from wm_env.reward import TRACK_REWARD
@@ -30,9 +31,9 @@ from wm_env.task import CAR_RACING, Task
 _STAGES = 5  # of a growing horizon, each of which compiles a program of its own
 _FIXED_DREAMS = 64
 
-# About so many dreams at once on a CPU: their states then stay in its caches, and a generation of
-# 4,096 takes a tenth less (docs/performance.md).
-_AT_ONCE = 1024
+# About so many dreams at once for a core: their states then stay in its caches, and a generation of
+# 4,096 takes a tenth less on two (docs/performance.md).
+_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
@@ -197,8 +198,9 @@ class Evolution:
         return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), state)
 
     def controller(self, state: Any) -> Any:
-        """The distribution's mean, as a controller."""
-        return _at(self._strategy.get_mean(state), self._axes)
+        """The distribution's mean, as a controller on one device."""
+        controller = _at(self._strategy.get_mean(state), self._axes)
+        return jax.device_put(controller, self._whole.mesh.devices.flat[0])
 
     def advance(
         self, state: Any, mix: DreamMix, key: Array, *, number: int | None = None
@@ -253,14 +255,18 @@ class Evolution:
         return state, Generation(returns.mean(), returns.max(), fixed)
 
     def map(self, drive: Callable[[Any], Any], population: Any, dreams: int) -> Any:
-        """`drive` of all candidates, who have so many dreams each: at once, or on a CPU that is one
-        device in equal parts."""
-        if jax.default_backend() != "cpu" or self._split.mesh.size > 1:
-            return jax.vmap(drive)(population)
-        size = self.config.population
-        parts = (part for part in range(1, size + 1) if size % part == 0)
-        nearest = min(parts, key=lambda part: abs(math.log(part * dreams / _AT_ONCE)))
-        return jax.lax.map(drive, population, batch_size=nearest)
+        """`drive` of all candidates, who have so many dreams each: by each device of its share, at
+        once or on a CPU in equal parts."""
+        devices = self._split.mesh.size
+        size = at_once = self.config.population // devices
+        if jax.default_backend() == "cpu":
+            most = _AT_ONCE * max(1, usable_cores() // devices) / dreams
+            parts = (part for part in range(1, size + 1) if size % part == 0)
+            at_once = min(parts, key=lambda part: abs(math.log(part / most)))
+        share = functools.partial(jax.lax.map, drive, batch_size=at_once)
+        # Split so, and not by the compiler, parts of one device need no other.
+        split = {"in_specs": self._split.spec, "out_specs": self._split.spec, "check_vma": False}
+        return jax.shard_map(share, mesh=self._split.mesh, **split)(population)
 
     def _dream(
         self, controller: Any, params: DreamParams, key: Array, steps: int

@@ -4,10 +4,12 @@
 
 `limit` is the dream's own rate at the same batch, so that `ratio` says how the peer compares. The
 two loops that one would write by hand draw what they need with `jax.random`, have no auto-reset, no
-time limit and no information beside the reward. The last row is one generation of CMA-ES; its limit
-is the rate of the same dreams without the search.
+time limit and no information beside the reward. Where there are several devices, as which the
+cores of a CPU count here, the dream is timed split over them too, as CMA-ES splits its dreams: the
+last row is one generation of it, whose limit is the rate of the same dreams without the search.
 """
 
+import functools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,12 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
-import gymnax
 import jax
 import jax.numpy as jnp
 import tyro
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from wm_env.cores import make_cores_devices  # noqa: E402
+
+make_cores_devices()
+
+import gymnax  # noqa: E402
 
 from agents.cma_es import CMAESConfig, Evolution  # noqa: E402
 from agents.dream_mix import DreamMix  # noqa: E402
@@ -120,9 +127,9 @@ def gymnax_rate(name: str, batch: int, timing: dict[str, int]) -> float:
     return speed.gymnax_rate(env, params, act, batch, **timing)
 
 
-def own_rate(params: DreamParams, batch: int, timing: Timing) -> float:
-    """Steps/s of the dream through gymnax's step."""
-    return speed.dream_rate(params, batch, **timing.of(100_000 // batch))
+def own_rate(params: DreamParams, batch: int, timing: Timing, devices: int = 1) -> float:
+    """Steps/s of the dream through gymnax's step, its lanes split over so many devices."""
+    return speed.dream_rate(params, batch, devices=devices, **timing.of(100_000 // batch))
 
 
 def generation_rates(config: CMAESConfig, params: DreamParams, repeats: int) -> tuple[float, float]:
@@ -151,9 +158,15 @@ def main(config: Config) -> None:
     timing = Timing(0.1, 1) if config.quick else Timing(1.0, 3)
     params = DreamParams(world_model=load_world())
     coarse = DreamParams(world_model=params.world_model.with_precision("bfloat16"))
+    devices = len(jax.devices())
+    kinds = [("in bfloat16", coarse, 1)]
+    if devices > 1:
+        split = f"split over {devices} devices"
+        kinds += [(split, params, devices), (f"in bfloat16, {split}", coarse, devices)]
     jobs: list[tuple[str, int, Callable[[], float]]] = [
         *(
-            ("the dream in bfloat16", batch, lambda b=batch: own_rate(coarse, b, timing))
+            (f"the dream {kind}", batch, functools.partial(own_rate, used, batch, timing, count))
+            for kind, used, count in kinds
             for batch in OWN
         ),
         ("a plain lax.scan of the paper's M", 256, lambda: plain_rate(256, timing.of(400))),

@@ -31,10 +31,15 @@ class Stage:
         """Run the stage of that name in `training.pipeline`, with other `numbers` of its preset."""
         from dataclasses import fields, replace
 
-        if self.distributed:  # before the imports below, some of which compute
+        # Before the imports below, some of which compute.
+        if self.distributed:
             from training.devices import join_hosts
 
             join_hosts()
+        else:
+            from wm_env.cores import make_cores_devices
+
+            make_cores_devices()
         from training import pipeline
         from training.begin import sized
         from training.plan import CollectConfig

@@ -1,8 +1,8 @@
 """Many devices: each batch is split among them, weights are whole on each.
 
-One process drives all devices of its machine, without being told. Several machines fit together
-when all run the same command, with --out in a folder that they share, after `join_hosts`: each
-reads its share of the data, and the first alone writes.
+One process drives all devices of its machine, without being told; the cores of a CPU count as one.
+Several machines fit together when all run the same command, with --out in a folder that they share,
+after `join_hosts`: each reads its share of the data, and the first alone writes.
 """
 
 import math
@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from wm_env.cores import are_devices
 
 _Tree = TypeVar("_Tree")
 _Item = TypeVar("_Item")
@@ -34,6 +36,8 @@ class Devices:
 
     def __init__(self, batch: int):
         found = jax.devices()
+        if are_devices() and jax.process_count() == 1:  # one uses all cores, and fits M faster
+            found = found[:1]
         count = math.gcd(batch, len(found))
         if jax.process_count() > 1 and count < len(found):
             raise DevicesError(

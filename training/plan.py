@@ -5,9 +5,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from wm_env.cores import usable_cores
 from wm_env.simulator import default_backend
 from wm_env.task import CAR_RACING, Task, task_named
-from wm_env.workers import PATIENCE, usable_cores
+from wm_env.workers import PATIENCE
 
 
 @dataclass(frozen=True)

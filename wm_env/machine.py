@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from wm_env import speed
+from wm_env.cores import usable_cores
 from wm_env.dream import DreamParams
 from wm_env.progress import progress_bar
 from wm_env.weights import load_controller, load_world
 from wm_env.weights_file import ASSETS, shipped_names
-from wm_env.workers import usable_cores
 
 _PACKAGES = ("jax", "jaxlib", "equinox", "gymnasium", "gymnax", "numpy", "envpool")
 

@@ -16,9 +16,11 @@ import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import registrations
 from wm_env.car_racing import make_car_racing, make_car_racing_vector
+from wm_env.cores import usable_cores
 from wm_env.dream import DreamCarRacing, DreamParams, DreamState
 from wm_env.evaluation import evaluate
 from wm_env.gymnax_parts import environment
@@ -31,7 +33,7 @@ from wm_env.task import CAR_RACING
 from wm_env.vae import VAE, VAEConfig
 from wm_env.weights import world_for
 from wm_env.weights_file import shipped_names
-from wm_env.workers import run_jobs, usable_cores
+from wm_env.workers import run_jobs
 from wm_env.world_model import StartStates, WorldModel
 
 _MATMUL_SIZES = (256, 512, 1024, 2048, 4096)
@@ -128,6 +130,7 @@ def dream_rate(
     *,
     steps: int,
     repeats: int = 3,
+    devices: int = 1,
     observation: str = "features",
 ) -> float:
     """Dream steps/s through gymnax's public `env.step`, as `gymnax_rate` times it.
@@ -142,7 +145,8 @@ def dream_rate(
         return jnp.tanh(features @ weight.T)
 
     env = DreamCarRacing(observation)
-    return gymnax_rate(env, params, act, batch, steps=steps, repeats=repeats)
+    timing = {"steps": steps, "repeats": repeats}
+    return gymnax_rate(env, params, act, batch, devices=devices, **timing)
 
 
 def gymnax_rate(
@@ -153,19 +157,23 @@ def gymnax_rate(
     *,
     steps: int,
     repeats: int = 3,
+    devices: int = 1,
 ) -> float:
     """Steps/s of any environment of gymnax: vmapped, auto-resetting, scanned in time.
 
-    `act(state, key)` gives the actions of all lanes. Every observation is added up, so that none of
-    it can be left out.
+    `act(state, key)` gives the actions of all lanes, which are split over so many `devices`. Every
+    observation is added up lane by lane, so that none of it can be left out.
     """
+    mesh = Mesh(np.array(jax.devices()[:devices]), ("lanes",))
+    split = NamedSharding(mesh, PartitionSpec("lanes"))
     reset = jax.vmap(env.reset, in_axes=(0, None))
     step = jax.vmap(env.step, in_axes=(0, 0, 0, None))
 
     @jax.jit
     def drive(params: Any, key: jax.Array) -> tuple[Any, Any]:
         key_reset, key_steps = jax.random.split(key)
-        _, state = reset(jax.random.split(key_reset, batch), params)
+        keys = jax.lax.with_sharding_constraint(jax.random.split(key_reset, batch), split)
+        _, state = reset(keys, params)
 
         def frame(state: Any, key: jax.Array) -> tuple[Any, tuple]:
             key_act, key_step = jax.random.split(key)
@@ -173,7 +181,7 @@ def gymnax_rate(
             seen, state, reward, terminated, truncated, _ = step(
                 keys, state, act(state, key_act), params
             )
-            return state, (seen.sum(), reward, terminated, truncated)
+            return state, (seen.reshape(batch, -1).sum(axis=1), reward, terminated, truncated)
 
         return jax.lax.scan(frame, state, jax.random.split(key_steps, steps))
 

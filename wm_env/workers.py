@@ -4,24 +4,17 @@ wm_env/jobs.py says what a job is.
 """
 
 import contextlib
-import os
 import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from multiprocessing import connection
 from typing import Any
 
+from wm_env.cores import usable_cores
 from wm_env.jobs import Attempts, Event, Lost, Work, pack
 from wm_env.worker_process import WorkerProcess
 
 PATIENCE = 120.0  # seconds without a sign of life, start-up and compilation included
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @contextlib.contextmanager

@@ -245,7 +245,7 @@ def test_a_tile_that_a_car_passes_without_a_hit_is_missing(world):
 
 
 def test_parts_of_a_population_give_what_the_whole_does(monkeypatch):
-    monkeypatch.setattr(cma_es, "_AT_ONCE", 4)
+    monkeypatch.setattr(cma_es, "_AT_ONCE", 2)
     population = jnp.arange(8.0)
     squares, opposites = search().map(lambda one: (one**2, -one), population, 2)
     assert squares.tolist() == (population**2).tolist()
@@ -256,11 +256,12 @@ def test_parts_of_a_population_give_what_the_whole_does(monkeypatch):
     ("population", "dreams", "part"),
     [(256, 16, 64), (64, 16, 64), (48, 24, 48), (48, 256, 4), (251, 16, 251), (8, 4096, 1)],
 )
-def test_a_part_of_the_population_has_about_a_thousand_dreams(
+def test_a_part_of_the_population_has_about_five_hundred_dreams_a_core(
     population, dreams, part, monkeypatch
 ):
     sizes = []
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    monkeypatch.setattr(cma_es, "usable_cores", lambda: 2)
     monkeypatch.setattr(jax.lax, "map", lambda drive, over, *, batch_size: sizes.append(batch_size))
     search(population=population).map(lambda candidate: candidate, None, dreams)
     assert sizes == [part]
@@ -349,11 +350,13 @@ fixtures = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(fixtures)
 jax.config.update("jax_numpy_rank_promotion", "allow")
 jax.config.update("jax_numpy_dtype_promotion", "standard")
+from agents import cma_es
 from agents.cma_es import CMAESConfig, Evolution
 from agents.dream_mix import DreamMix
 from agents.linear import LinearController, linear_policy
 from wm_env.dream import DreamParams
 
+cma_es._AT_ONCE, cma_es.usable_cores = 6, lambda: 4
 world = fixtures._random_world(0, mdn_rnn={"hidden_size": 16})
 mix = DreamMix(DreamParams(world_model=world), [world], temperature=(0.5, 1.5))
 everywhere, facts = jax.local_devices, {}

@@ -6,8 +6,9 @@ from contextlib import closing
 import pytest
 
 from tests.wm_env import jobs_for_workers as work
+from wm_env.cores import usable_cores
 from wm_env.jobs import Done, JobLostError, Lost, Progress, WorkersError
-from wm_env.workers import connected_workers, run_jobs, usable_cores
+from wm_env.workers import connected_workers, run_jobs
 
 
 def results(events):
