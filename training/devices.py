@@ -17,7 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from wm_env.cores import are_devices
+from wm_env.cores import cores_are_devices
 
 _Tree = TypeVar("_Tree")
 _Item = TypeVar("_Item")
@@ -36,7 +36,9 @@ class Devices:
 
     def __init__(self, batch: int):
         found = jax.devices()
-        if are_devices() and jax.process_count() == 1:  # one uses all cores, and fits M faster
+        if (
+            cores_are_devices() and jax.process_count() == 1
+        ):  # one uses all cores, and fits M faster
             found = found[:1]
         count = math.gcd(batch, len(found))
         if jax.process_count() > 1 and count < len(found):

@@ -5,6 +5,8 @@ import os
 
 import jax
 
+_SIMULATED = "xla_force_host_platform_device_count"  # in XLA_FLAGS, as tests have it
+
 
 def usable_cores() -> int:
     """Cores that this process may run on."""
@@ -18,17 +20,14 @@ def make_cores_devices() -> None:
 
     To be called before all else, for gymnax computes when it is imported; later it does nothing.
     What is split over devices waits for no other core then, where otherwise each operation ends
-    with the slower one: dreams are a tenth to a quarter faster (docs/performance.md). Programs of a
-    single device use all cores as before.
+    with the slowest: dreams are a tenth to a quarter faster (docs/performance.md). Programs of one
+    device use all cores as before.
     """
     if jax.config.jax_num_cpu_devices < 1 and _SIMULATED not in os.environ.get("XLA_FLAGS", ""):
         with contextlib.suppress(RuntimeError):  # JAX has computed already
             jax.config.update("jax_num_cpu_devices", usable_cores())
 
 
-def are_devices() -> bool:
-    """Whether JAX runs on cores that are devices each, as `make_cores_devices` makes them."""
+def cores_are_devices() -> bool:
+    """Whether JAX runs on a CPU whose cores are devices, as `make_cores_devices` makes them."""
     return jax.config.jax_num_cpu_devices > 1 and jax.default_backend() == "cpu"
-
-
-_SIMULATED = "xla_force_host_platform_device_count"
