@@ -1,4 +1,4 @@
-"""CMA-ES over controllers in the dream: one generation is one compiled program.
+"""CMA-ES over controllers in the dream: one generation is three compiled programs.
 
 Source: Hansen (2016), "The CMA Evolution Strategy: A Tutorial", as evosax implements it; Ha &
 Schmidhuber (2018), A.4.
@@ -177,13 +177,14 @@ class Evolution:
         # Of several processes one evolves, and has no say over the devices of the others.
         devices = jax.local_devices()
         mesh = Mesh(np.array(devices[: math.gcd(config.population, len(devices))]), ("lanes",))
+        self._first = devices[0]
         self._whole = NamedSharding(mesh, PartitionSpec())
         self._split = NamedSharding(mesh, PartitionSpec("lanes"))
         leaves, structure = jax.tree.flatten(self._template)
         shapes = [(leaf.shape, leaf.dtype) for leaf in leaves]
         self._kind = (policy, config, self._split, structure, *shapes)
 
-    # Searches are static arguments of `_advance`: alike ones share its compiled programs.
+    # Searches are static arguments of their programs, which alike ones share.
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and self._kind == other._kind
 
@@ -198,9 +199,8 @@ class Evolution:
         return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), state)
 
     def controller(self, state: Any) -> Any:
-        """The distribution's mean, as a controller on one device."""
-        controller = _at(self._strategy.get_mean(state), self._axes)
-        return jax.device_put(controller, self._whole.mesh.devices.flat[0])
+        """The distribution's mean, as a controller."""
+        return _at(self._strategy.get_mean(state), self._axes)
 
     def advance(
         self, state: Any, mix: DreamMix, key: Array, *, number: int | None = None
@@ -220,18 +220,34 @@ class Evolution:
                     f"{2 * mix.worlds}, say."
                 )
         steps = self.config.steps if number is None else self.config.horizon(number)
-        state, mix, key, axes = jax.device_put((state, mix, key, self._axes), self._whole)
-        return self._advance(state, mix, key, axes, steps)
+        key_ask, key_dreams, key_tell = jax.random.split(key, 3)
+        keys = key_dreams, jax.random.fold_in(key, 3)
+        first = jax.device_put((state, mix, self._axes), self._first)
+        population, state = self._ask(key_ask, first[0])
+        shares = jax.device_put(population, self._split)
+        returns, worth = self._driven(
+            shares, *jax.device_put((mix, keys, self._axes), self._whole), steps
+        )
+        returns, worth = jax.device_put((returns, worth), self._first)
+        return self._tell(key_tell, population, returns, worth, state, *first[1:])
 
     @eqx.filter_jit
-    def _advance(
-        self, state: Any, mix: DreamMix, key: Array, axes: PrincipalAxes | None, steps: int
-    ) -> tuple[Any, Generation]:
-        key_ask, key_dreams, key_tell = jax.random.split(key, 3)
-        key_moments = jax.random.fold_in(key, 3)
-        config, defaults = self.config, self._strategy.default_params
-        middles = eqx.tree_at(lambda mix: mix.params.start_middle, mix, jnp.float32(1.0))
-        population, state = self._strategy.ask(key_ask, state, defaults)
+    def _ask(self, key: Array, state: Any) -> tuple[Any, Any]:
+        return self._strategy.ask(key, state, self._strategy.default_params)
+
+    # A program of its own, in which no device waits for another: XLA ends a process on a CPU whose
+    # devices come to one and the same point more than a minute apart.
+    @eqx.filter_jit
+    def _driven(
+        self,
+        population: Any,
+        mix: DreamMix,
+        keys: tuple[Array, Array],
+        axes: PrincipalAxes | None,
+        steps: int,
+    ) -> tuple[Array, Array]:
+        """Return and worth of each candidate, each device's own."""
+        config = self.config
 
         def driven(dreams: DreamMix, key: Array, count: int, horizon: int) -> tuple[Array, Array]:
             def one(candidate: Any) -> tuple[Array, Array]:
@@ -241,32 +257,47 @@ class Evolution:
 
             return self.map(one, population, count)
 
-        population = jax.lax.with_sharding_constraint(population, self._split)
-        returns, worth = driven(mix, key_dreams, config.dreams, steps)
+        returns, worth = driven(mix, keys[0], config.dreams, steps)
         if config.moments:
-            _, more = driven(middles, key_moments, config.moments, config.moment_steps)
+            middles = eqx.tree_at(lambda mix: mix.params.start_middle, mix, jnp.float32(1.0))
+            _, more = driven(middles, keys[1], config.moments, config.moment_steps)
             worth += config.moment_weight * more
-        population, worth = jax.lax.with_sharding_constraint((population, worth), self._whole)
-        state, _ = self._strategy.tell(
-            key_tell, population, -worth, state, defaults
-        )  # evosax minimises
-        state = jax.lax.with_sharding_constraint(state, self._whole)
-        fixed = self._fixed_return(_at(self._strategy.get_mean(state), axes), mix.plain)
-        return state, Generation(returns.mean(), returns.max(), fixed)
+        return returns, worth
+
+    @eqx.filter_jit
+    def _tell(
+        self,
+        key: Array,
+        population: Any,
+        returns: Array,
+        worth: Array,
+        state: Any,
+        mix: DreamMix,
+        axes: PrincipalAxes | None,
+    ) -> tuple[Any, Generation]:
+        defaults = self._strategy.default_params
+        state, _ = self._strategy.tell(key, population, -worth, state, defaults)  # evosax minimises
+        controller = _at(self._strategy.get_mean(state), axes)
+        keys = jax.random.split(jax.random.key(0), _FIXED_DREAMS)
+        dream = functools.partial(self._dream, controller, mix.plain, steps=self.config.steps)
+        fixed, _ = jax.vmap(dream)(keys)
+        return state, Generation(returns.mean(), returns.max(), fixed.mean())
 
     def map(self, drive: Callable[[Any], Any], population: Any, dreams: int) -> Any:
         """`drive` of all candidates, who have so many dreams each: by each device of its share, at
         once or on a CPU in equal parts."""
-        devices = self._split.mesh.size
-        size = at_once = self.config.population // devices
+        mesh, lanes = self._split.mesh, self._split.spec
+        size = at_once = self.config.population // mesh.size
         if jax.default_backend() == "cpu":
-            most = _AT_ONCE * max(1, usable_cores() // devices) / dreams
+            most = _AT_ONCE * max(1, usable_cores() // mesh.size) / dreams
             parts = (part for part in range(1, size + 1) if size % part == 0)
             at_once = min(parts, key=lambda part: abs(math.log(part / most)))
         share = functools.partial(jax.lax.map, drive, batch_size=at_once)
-        # Split so, and not by the compiler, parts of one device need no other.
-        split = {"in_specs": self._split.spec, "out_specs": self._split.spec, "check_vma": False}
-        return jax.shard_map(share, mesh=self._split.mesh, **split)(population)
+        # Left to the compiler, parts would take candidates from all devices. Dreams begin alike for
+        # all of them and then differ, which the check of what varies would not let pass.
+        return jax.shard_map(share, mesh=mesh, in_specs=lanes, out_specs=lanes, check_vma=False)(
+            population
+        )
 
     def _dream(
         self, controller: Any, params: DreamParams, key: Array, steps: int
@@ -278,15 +309,6 @@ class Evolution:
         env = DreamCarRacing(task=params.world_model.task)
         driven = rollout(env, params, self._policy, controller, key, steps=steps, record=record)
         return driven.ret, fitness(driven, params, self.config)
-
-    def _fixed_return(self, controller: Any, params: DreamParams) -> Array:
-        keys = jax.random.split(jax.random.key(0), _FIXED_DREAMS)
-        if _FIXED_DREAMS % self._split.mesh.size == 0:
-            keys = jax.lax.with_sharding_constraint(keys, self._split)
-        returns, _ = jax.vmap(lambda key: self._dream(controller, params, key, self.config.steps))(
-            keys
-        )
-        return returns.mean()
 
 
 def _at(candidate: Any, axes: PrincipalAxes | None) -> Any:

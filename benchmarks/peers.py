@@ -10,6 +10,7 @@ last row is one generation of it, whose limit is the rate of the same dreams wit
 """
 
 import functools
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -158,7 +159,7 @@ def main(config: Config) -> None:
     timing = Timing(0.1, 1) if config.quick else Timing(1.0, 3)
     params = DreamParams(world_model=load_world())
     coarse = DreamParams(world_model=params.world_model.with_precision("bfloat16"))
-    devices = len(jax.devices())
+    devices = math.gcd(len(jax.devices()), *OWN)
     kinds = [("in bfloat16", coarse, 1)]
     if devices > 1:
         split = f"split over {devices} devices"

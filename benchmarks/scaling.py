@@ -7,6 +7,7 @@ as which the cores of a CPU count here, the curve of lanes that are split over t
 bench`. The knee is the smallest batch that has nine tenths of the best rate.
 """
 
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,6 +39,11 @@ class Config:
     json: Path | None = None  # write the rows here too
 
 
+def all_devices() -> int:
+    """How many share the larger batches evenly."""
+    return math.gcd(len(jax.devices()), 4**9)
+
+
 def rates(config: Config, world: WorldModel) -> Iterator[tuple[int, int, float]]:
     """Batch, devices and steps/s; of each batch one after the other, as machines have moods."""
     params = DreamParams(world_model=world.with_precision(config.precision))
@@ -45,7 +51,7 @@ def rates(config: Config, world: WorldModel) -> Iterator[tuple[int, int, float]]
     while batch <= config.largest:
         steps = max(4, min(1000, config.steps // batch))
         timing = {"steps": steps, "repeats": 3 if batch * steps <= config.steps else 1}
-        for devices in sorted({1, len(jax.devices())}):
+        for devices in sorted({1, all_devices()}):
             if batch % devices == 0:
                 yield batch, devices, speed.dream_rate(params, batch, devices=devices, **timing)
         batch *= 4

@@ -36,9 +36,7 @@ class Devices:
 
     def __init__(self, batch: int):
         found = jax.devices()
-        if (
-            cores_are_devices() and jax.process_count() == 1
-        ):  # one uses all cores, and fits M faster
+        if cores_are_devices():  # one uses all of them, and fits M faster
             found = found[:1]
         count = math.gcd(batch, len(found))
         if jax.process_count() > 1 and count < len(found):

@@ -1,6 +1,5 @@
 """The real CarRacing-v3, one car or many: Gymnasium's, the judge, or EnvPool's, for speed."""
 
-import os
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from wm_env.cores import usable_cores
 from wm_env.seeds import lane_seeds
 from wm_env.simulator import make_simulator, make_simulator_vector
 from wm_env.task import CAR_RACING
@@ -54,7 +54,7 @@ class EnvPoolCarRacing(VectorEnv):
                 "max_episode_steps and lap_complete_percent. Take the backend 'gymnasium'."
             )
         self._make = envpool.make_gymnasium
-        self._options = {"num_threads": threads or len(os.sched_getaffinity(0)), **kwargs}
+        self._options = {"num_threads": threads or usable_cores(), **kwargs}
         self._pool: Any = None
         self.num_envs = num_envs
         self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP, "render_modes": []}

@@ -66,7 +66,7 @@ def test_the_same_key_gives_the_same_generation(small):
     assert jnp.array_equal(generation(evolution, mix)[1].mean, generation(evolution, mix)[1].mean)
 
 
-def test_alike_searches_share_a_program_that_is_compiled_once(small, random_world):
+def test_alike_searches_share_programs_that_are_compiled_once(small, random_world):
     other = random_world(1, mdn_rnn={"hidden_size": HIDDEN})
 
     def evolve(gain, mix, **changes):
@@ -82,8 +82,9 @@ def test_alike_searches_share_a_program_that_is_compiled_once(small, random_worl
     with compilations() as later:
         two = evolve(0.5, mixed(other, temperature=(0.5, 1.5)))
         three = evolve(0.0, mixed(small), sigma=0.2)
-    assert sum("advance" in name for name in first) == 1
-    assert sum("advance" in name for name in later) == 1  # sigma is part of the config
+    for program in ("_ask", "_driven", "_tell"):
+        assert sum(program in name for name in first) == 1
+        assert sum(program in name for name in later) == 1  # sigma is part of the config
     assert one == two and hash(one) == hash(two) and one != three
 
 
@@ -104,7 +105,7 @@ def test_dreams_end_at_the_horizon_and_fixed_ones_at_the_last(small, with_outcom
             assert float(outcome.mean_return / outcome.fixed_return) == pytest.approx(
                 steps / 20, rel=1e-4
             )
-    assert sum("advance" in name for name in compiled) == 3  # one a horizon
+    assert sum("_driven" in name for name in compiled) == 3  # one a horizon
 
 
 def test_an_ensemble_earns_the_mean_of_its_worlds_and_the_fixed_dreams_are_of_the_first(
@@ -365,12 +366,13 @@ for name, devices in (("alone", everywhere()[:1]), ("split", everywhere())):
     config = CMAESConfig(population=8, dreams=6, steps=5)
     evolution = Evolution(LinearController.zeros(48), linear_policy, config)
     state = evolution.init(jax.random.key(0))
-    where = jax.device_put((state, mix, jax.random.key(1)), evolution._whole)
-    program = Evolution._advance.lower(evolution, *where, None, 5).compile()
+    shares = jax.device_put(evolution._ask(jax.random.key(1), state)[0], evolution._split)
+    where = jax.device_put((mix, (jax.random.key(1), jax.random.key(2)), None), evolution._whole)
+    program = Evolution._driven.lower(evolution, shares, *where, 5).compile()
     text = program.compiled.as_text()
-    evolution._advance = functools.partial(program, evolution)  # or it would be compiled again
-    facts[name + " talk"] = sum("while/body" in line for line in text.splitlines()
-        if any(word + "(" in line for word in ("all-gather", "all-reduce", "all-to-all")))
+    evolution._driven = functools.partial(program, evolution)  # or it would be compiled again
+    words = "all-gather", "all-reduce", "all-to-all", "collective"
+    facts[name + " talk"] = sum(text.count(word) for word in words)
     facts[name + " flops"] = program.compiled.cost_analysis()["flops"]
     outcomes = []
     for number in range(3):
@@ -378,7 +380,9 @@ for name, devices in (("alone", everywhere()[:1]), ("split", everywhere())):
         outcomes += [float(value) for value in outcome]
     facts[name] = outcomes
     facts[name + " mean"] = np.asarray(state.mean).tolist()
-    facts[name + " devices"] = len(state.mean.sharding.device_set)
+    returns, _ = evolution._driven(shares, *where, 5)
+    kept = state.mean, jax.tree.leaves(evolution.controller(state))[0]
+    facts[name + " devices"] = [len(x.sharding.device_set) for x in (returns, *kept)]
 print(json.dumps(facts))
 """
 
@@ -395,7 +399,7 @@ def facts():
 def test_four_devices_evolve_what_one_does(facts):
     np.testing.assert_allclose(facts["split"], facts["alone"], rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(facts["split mean"], facts["alone mean"], rtol=1e-3, atol=1e-4)
-    assert (facts["alone devices"], facts["split devices"]) == (1, 4)
+    assert (facts["alone devices"], facts["split devices"]) == ([1, 1, 1], [4, 1, 1])
 
 
 def test_each_of_four_devices_dreams_a_part_and_waits_for_none_while_it_does(facts):
