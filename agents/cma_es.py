@@ -222,14 +222,11 @@ class Evolution:
         steps = self.config.steps if number is None else self.config.horizon(number)
         key_ask, key_dreams, key_tell = jax.random.split(key, 3)
         keys = key_dreams, jax.random.fold_in(key, 3)
-        first = jax.device_put((state, mix, self._axes), self._first)
-        population, state = self._ask(key_ask, first[0])
-        shares = jax.device_put(population, self._split)
-        returns, worth = self._driven(
-            shares, *jax.device_put((mix, keys, self._axes), self._whole), steps
-        )
-        returns, worth = jax.device_put((returns, worth), self._first)
-        return self._tell(key_tell, population, returns, worth, state, *first[1:])
+        population, state = self._ask(key_ask, jax.device_put(state, self._first))
+        mix, keys, axes = jax.device_put((mix, keys, self._axes), self._whole)
+        found = self._driven(jax.device_put(population, self._split), mix, keys, axes, steps)
+        returns, worth, mix, axes = jax.device_put((*found, mix, axes), self._first)
+        return self._tell(key_tell, population, returns, worth, state, mix, axes)
 
     @eqx.filter_jit
     def _ask(self, key: Array, state: Any) -> tuple[Any, Any]:

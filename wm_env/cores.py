@@ -27,7 +27,8 @@ def make_cores_devices() -> None:
     import jax  # not for those who only count cores, as collecting workers
 
     global _are_devices
-    if jax.config.jax_num_cpu_devices < 1 and _SIMULATED not in os.environ.get("XLA_FLAGS", ""):
+    told = jax.config.jax_num_cpu_devices  # pyright: ignore[reportAttributeAccessIssue]
+    if told < 1 and _SIMULATED not in os.environ.get("XLA_FLAGS", ""):
         with contextlib.suppress(RuntimeError):  # JAX has computed already
             jax.config.update("jax_num_cpu_devices", usable_cores())
             _are_devices = True
