@@ -28,6 +28,15 @@ from wm_env.reward import TRACK_REWARD
 from wm_env.rollouts import Policy, Rollout, Trajectory, rollout
 from wm_env.task import CAR_RACING, Task
 
+# Dreams begin alike for all candidates and then differ, which the check of what varies from device
+# to device would not let pass.
+try:
+    _shard_map = functools.partial(jax.shard_map, check_vma=False)
+except AttributeError:  # JAX 0.6.0
+    from jax.experimental.shard_map import shard_map  # pyright: ignore
+
+    _shard_map = functools.partial(shard_map, check_rep=False)
+
 _STAGES = 5  # of a growing horizon, each of which compiles a program of its own
 _FIXED_DREAMS = 64
 
@@ -290,11 +299,8 @@ class Evolution:
             parts = (part for part in range(1, size + 1) if size % part == 0)
             at_once = min(parts, key=lambda part: abs(math.log(part / most)))
         share = functools.partial(jax.lax.map, drive, batch_size=at_once)
-        # Left to the compiler, parts would take candidates from all devices. Dreams begin alike for
-        # all of them and then differ, which the check of what varies would not let pass.
-        return jax.shard_map(share, mesh=mesh, in_specs=lanes, out_specs=lanes, check_vma=False)(
-            population
-        )
+        # Left to the compiler, parts would take candidates from all devices.
+        return _shard_map(share, mesh=mesh, in_specs=lanes, out_specs=lanes)(population)
 
     def _dream(
         self, controller: Any, params: DreamParams, key: Array, steps: int
