@@ -343,7 +343,7 @@ def test_a_search_that_cannot_be_is_refused(changes, told):
 
 SCRIPT = """
 import os
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+os.environ["JAX_NUM_CPU_DEVICES"] = "4"
 os.environ["JAX_PLATFORMS"] = "cpu"
 import functools, importlib.util, json, jax, numpy as np
 spec = importlib.util.spec_from_file_location("fixtures", "tests/conftest.py")

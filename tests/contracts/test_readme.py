@@ -18,7 +18,8 @@ NEEDS = {
 # Less of the same where a block trains.
 SMALLER = {
     "1_000_000": "8_192",
-    "range(1000, 1100)": "[1000]",
+    "range(1000, 1100)": "[1000], max_episode_steps=50",
+    "seeds=[0]": "seeds=[0], max_episode_steps=50",
     "8192": "512",
     ", 4))": ", 2))",
     "range(20)": "range(2)",

@@ -15,7 +15,7 @@ ROOT = Path(wm_env.__file__).parents[1]
 # Sixteen lanes, four steps and a time limit of three, so that every lane begins anew once.
 SCRIPT = """
 import os, sys
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 os.environ["JAX_PLATFORMS"] = "cpu"
 import importlib.util, json, jax, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P

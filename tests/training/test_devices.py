@@ -65,8 +65,7 @@ def _assert_same_curves(out, other):
 
 
 def test_eight_devices_have_the_loss_curve_of_one(folder, one_device):
-    flags = "--xla_force_host_platform_device_count=8"
-    _finish(_start(folder, folder / "eight", XLA_FLAGS=flags))
+    _finish(_start(folder, folder / "eight", JAX_NUM_CPU_DEVICES="8"))
     _assert_same_curves(folder / "eight", one_device)
 
 

@@ -14,7 +14,7 @@ from agents.linear import LinearController
 from wm_env import __main__
 from wm_env.dream import ACTION_HIGH, ACTION_LOW
 from wm_env.evaluation import evaluate
-from wm_env.fidelity import dreams, drives, kept_drives
+from wm_env.fidelity import dreams, drives, kept_drives, moments
 from wm_env.fidelity import report as fidelity
 from wm_env.fidelity.calibration import Foreseen, calibration, foresee, reliability
 from wm_env.fidelity.dreams import dream_returns
@@ -401,6 +401,7 @@ def measured(world, suite, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(drives, "LANES", 3)
         patch.setattr(dreams, "LANES", 6)
+        patch.setattr(moments, "GROUP", 2)
         first = fidelity.measure([world], chosen, config)
         patch.delattr(kept_drives, "record_drives")
         named = fidelity.measure([world], chosen, config, driver=world)
