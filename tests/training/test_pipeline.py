@@ -11,7 +11,7 @@ import pytest
 
 from agents.cma_es import CMAESConfig
 from agents.linear import LinearController, load_linear, save_linear
-from training import contender
+from training import contender, round_report
 from training import run as training_run
 from training.__main__ import main
 from training.contender import Contender, best_of, evaluate_contender
@@ -20,6 +20,8 @@ from training.presets import PRESETS, LoopConfig, Preset
 from training.summary import marks
 from training.vision import VisionConfig
 from wm_env.evaluation import Evaluation
+from wm_env.fidelity import dreams, drives, moments
+from wm_env.fidelity.policy_suite import policy_suite
 from wm_env.seeds import HELD_OUT
 from wm_env.vae import VAEConfig
 from wm_env.weights import load_world, save_world
@@ -70,6 +72,10 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("run")
 
 
+def _small_suite(*arguments):
+    return dict(list(policy_suite(*arguments).items())[:3])
+
+
 def _pressed(*_, **__):
     raise KeyboardInterrupt
 
@@ -77,9 +83,21 @@ def _pressed(*_, **__):
 @pytest.fixture(scope="module")
 def runs(folder):
     """Three runs in one folder; when the first would fit M, somebody presses Ctrl-C."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(training_run, "fit_memory", _pressed)
+    with (
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        # Fidelity of three policies, and no lanes beside theirs.
+        patch.setattr(round_report, "policy_suite", _small_suite)
+        for module, name, size in (
+            (drives, "LANES", 3),
+            (dreams, "LANES", 3),
+            (moments, "GROUP", 2),
+        ):
+            patch.setattr(module, name, size)
+        with patch.context() as pressing:
+            pressing.setattr(training_run, "fit_memory", _pressed)
             first = _run_all(folder)
         return first, _run_all(folder), _run_all(folder)
 

@@ -46,7 +46,7 @@ def assert_learns(train, **options):
     """Over three seeds, what `train(None, seed)` gives beats `train(0, seed)`, and does so for two.
 
     It gives a policy and what its parameters are, if any. A single seed of so short a training may
-    stay where it was.
+    stay where it was; where the first two leave no doubt, the third is spared.
     """
     gains, doubts, policy = [], [], ()
     for seed in range(3):
@@ -56,7 +56,9 @@ def assert_learns(train, **options):
         print(f"seed {seed}: {before.mean:.1f} untrained, {after.mean:.1f} trained")
         gains.append(after.mean - before.mean)
         doubts.append(np.hypot(before.ci95, after.ci95))
-    assert np.mean(gains) > np.linalg.norm(doubts) / 3  # the 95% of a mean of three
+        if seed == 1 and all(gain > doubt for gain, doubt in zip(gains, doubts, strict=True)):
+            break
+    assert np.mean(gains) > np.linalg.norm(doubts) / len(gains)  # the 95% of their mean
     assert sum(gain > 0.0 for gain in gains) >= 2
     assert_drives(*policy, **options)
 
