@@ -24,6 +24,8 @@ from wm_env.world_model import WorldModel
 DREAM_BATCHES = (1, 256, 1024, 4096)
 _LARGE_BATCH = 65_536  # what keeps an accelerator busy
 
+_SPLIT, _SPLIT_BATCHES = " split over the cores", (1024, 4096)
+
 # What the other half of a clone times; a wheel does not have it.
 _TRAINING = Path(__file__).parents[1] / "training" / "bench.py"
 
@@ -152,7 +154,7 @@ def dream_rows(world: WorldModel, *, quick: bool = False) -> list[Row]:
         for name, measure, bound in jobs:
             bar.advance(0, note=name)
             rate = measure()
-            if rate is not None:  # EnvPool is not installed
+            if rate is not None:  # EnvPool is not installed, or there is one core
                 rates[name] = rate
                 most = rates[bound] if isinstance(bound, str) else bound
                 rows.append(Row(name, rate, "steps/s", most))
@@ -168,6 +170,10 @@ def _batches() -> tuple[int, ...]:
 
 def _dream(batch: int, kind: str = "") -> str:
     return f"dream{kind}, gymnax env.step, batch {batch}"
+
+
+def _steps(batch: int) -> int:
+    return max(32, 100_000 // (batch + 24))
 
 
 def _gymnax_jobs(
@@ -186,7 +192,17 @@ def _gymnax_jobs(
         )
 
     return [
-        *(job("", batch, max(32, 100_000 // (batch + 24)), limit) for batch in _batches()),
+        *(job("", batch, _steps(batch), limit) for batch in _batches()),
+        *(
+            Job(
+                _dream(batch, _SPLIT),
+                lambda batch=batch: speed.split_dream_rate(
+                    world, batch, **timing.of(_steps(batch))
+                ),
+                limit,
+            )
+            for batch in _SPLIT_BATCHES
+        ),
         job(" in bfloat16", 1024, 100, coarse_limit, halved),
         job(" in pixels", 256, 40, painted, observation="pixels"),
     ]
@@ -247,14 +263,19 @@ def _traffic(world: WorldModel, rates: dict[str, float]) -> list[Row]:
 
 def _ratios(rates: dict[str, float]) -> list[Row]:
     """What one rate is of another in the same run."""
-    dream, coarse = (_dream(1024, kind) for kind in ("", " in bfloat16"))
+    dream, coarse, split = (_dream(1024, kind) for kind in ("", " in bfloat16", _SPLIT))
     real = "real CarRacing-v3, Gymnasium, all cores"
     compared = (
         ("dream in bfloat16 over float32, batch 1024", coarse, dream),
         ("gym.make_vec over gymnax, 1024 lanes", "dream, gym.make_vec, 1024 lanes", dream),
         ("dream, batch 1024, over Gymnasium's real car, all cores each", dream, real),
+        ("the same, the dream split over the cores", split, real),
     )
-    return [Row(name, rates[above] / rates[below], "x") for name, above, below in compared]
+    return [
+        Row(name, rates[above] / rates[below], "x")
+        for name, above, below in compared
+        if above in rates
+    ]
 
 
 def training_rows(*, quick: bool = False) -> list[Row]:

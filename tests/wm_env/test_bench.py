@@ -68,6 +68,8 @@ def test_the_real_car_has_a_rate():
 def test_all_cores_have_rates(world):
     assert speed.real_rate_of_all_cores(steps=2, repeats=1) > 0
     assert speed.evaluation_rate(world, steps=12, repeats=1) > 0
+    split = speed.split_dream_rate(world, 4, steps=3, repeats=1)
+    assert split > 0 if speed.usable_cores() > 1 else split is None
 
 
 @pytest.fixture
@@ -78,6 +80,7 @@ def instant(monkeypatch):
     monkeypatch.setattr(speed, "dream_step_bytes", lambda *_: 2e7)
     for name in (
         "dream_rate",
+        "split_dream_rate",
         "gym_vector_rate",
         "gym_rate",
         "real_rate",
@@ -107,6 +110,12 @@ def test_the_limit_of_dreams_is_the_matmul_rate(world, instant):
     moved = rows["dream, gymnax env.step, batch 4096: what XLA counts as moved"]
     assert (moved.value, moved.unit, moved.limit) == (2.0, "GB/s", None)
     assert rows["dream, batch 1024, over Gymnasium's real car, all cores each"].value == 1.0
+    assert rows["the same, the dream split over the cores"].value == 1.0
+
+
+def test_one_core_has_nothing_to_split(world, monkeypatch):
+    monkeypatch.setattr(speed, "usable_cores", lambda: 1)
+    assert speed.split_dream_rate(world, 4, steps=3, repeats=1) is None
 
 
 def test_a_device_with_much_memory_has_a_large_batch_too(world, instant, monkeypatch):
