@@ -30,8 +30,8 @@ for _name, _value in {
 
 
 def pytest_configure(config):
-    """The default run's time goes to compiling; slow tests run long in what they compile."""
-    if config.getoption("markexpr") == "not slow":
+    """Time goes to compiling, but for long tests, which run long in what they compile."""
+    if config.getoption("markexpr") != "long":
         os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 

@@ -13,7 +13,7 @@ from training.driving import drive
 from training.plan import CollectConfig, ShardPlan
 from wm_env import evaluate, load_world
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,9 @@
 import importlib
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import jax
@@ -42,17 +45,92 @@ def assert_drives(policy, *params, **options):
     assert told.backend == "gymnasium" and told.lengths == (60, 60)
 
 
-def assert_learns(train, **options):
-    """Over three seeds, what `train(None, seed)` gives beats `train(0, seed)`, and does so for two.
+def stable_baselines(algorithm, observation="features"):
+    one = example("stable_baselines", "stable_baselines3")
+    told = {"algorithm": algorithm, "observation": observation, "lanes": 64}
+    return lambda steps, seed: (one.train(one.Config(**told, steps=steps, seed=seed)),)
 
-    It gives a policy and what its parameters are, if any. A single seed of so short a training may
-    stay where it was; where the first two leave no doubt, the third is spared.
+
+def sbx():
+    one = example("sbx_ppo", "stable_baselines3", "sbx")
+    return lambda steps, seed: (one.train(one.Config(steps=steps, lanes=64, seed=seed)),)
+
+
+def torchrl():
+    one = example("torchrl_ppo", "torchrl")
+    return lambda steps, seed: (one.train(one.Config(steps=steps, lanes=64, seed=seed)),)
+
+
+def single_file():
+    one = example("cleanrl_ppo", "torch")
+
+    def train(steps, seed):
+        config = one.Config(steps=steps, lanes=64, seed=seed)
+        return (one.train(config, gym.make_vec("DreamCarRacing-v0", 64)),)
+
+    return train
+
+
+def evosax(strategy):
+    one = example("evosax_strategies")
+    told = {"strategy": strategy, "dreams": 4, "frames": FRAMES}
+
+    def train(generations, seed):
+        config = one.Config(**told, generations=generations, seed=seed)
+        return linear_policy, one.train(config)
+
+    return train
+
+
+class Agent(NamedTuple):
+    """An agent of an example: `make()` gives `train(steps, seed)`.
+
+    That gives a policy and what its parameters are, if any. A step is a frame, of evosax a
+    generation.
     """
-    gains, doubts, policy = [], [], ()
+
+    make: Callable
+    brief: int  # steps for some updates
+    steps: int  # steps for something to be learned
+    options: dict[str, Any] = {}  # of `wm_env.evaluate`
+
+
+AGENTS = {
+    "sb3-PPO": Agent(partial(stable_baselines, "PPO"), 2048, 65_536),
+    "sb3-PPO-pixels": Agent(
+        partial(stable_baselines, "PPO", "pixels"), 2048, 12_288, {"observation": "pixels"}
+    ),
+    "sb3-SAC": Agent(partial(stable_baselines, "SAC"), 2176, 12_000),
+    "sb3-DQN": Agent(partial(stable_baselines, "DQN"), 2176, 48_000, {"continuous": False}),
+    "sbx": Agent(sbx, 2048, 131_072),
+    "torchrl": Agent(torchrl, 2048, 131_072),
+    "single-file": Agent(single_file, 2048, 131_072),
+    "evosax-OpenES": Agent(partial(evosax, "OpenES"), 1, 20),
+    "evosax-SepCMAES": Agent(partial(evosax, "SepCMAES"), 1, 20),
+    "evosax-PGPE": Agent(partial(evosax, "PGPE"), 1, 20),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", AGENTS)
+def test_an_agent_goes_from_the_dream_to_the_real_car(name):
+    agent = AGENTS[name]
+    assert_drives(*agent.make()(agent.brief, 0), **agent.options)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", AGENTS)
+def test_an_agent_learns_in_the_dream(name):
+    """Over three seeds, trained agents beat untrained ones, and two of them do for themselves.
+
+    A single seed of so short a training may stay where it was; where the first two leave no doubt,
+    the third is spared.
+    """
+    agent = AGENTS[name]
+    train, gains, doubts = agent.make(), [], []
     for seed in range(3):
-        before = dreamt(*train(0, seed), **options)
-        policy = train(None, seed)
-        after = dreamt(*policy, **options)
+        before = dreamt(*train(0, seed), **agent.options)
+        after = dreamt(*train(agent.steps, seed), **agent.options)
         print(f"seed {seed}: {before.mean:.1f} untrained, {after.mean:.1f} trained")
         gains.append(after.mean - before.mean)
         doubts.append(np.hypot(before.ci95, after.ci95))
@@ -60,88 +138,26 @@ def assert_learns(train, **options):
             break
     assert np.mean(gains) > np.linalg.norm(doubts) / len(gains)  # the 95% of their mean
     assert sum(gain > 0.0 for gain in gains) >= 2
-    assert_drives(*policy, **options)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("algorithm", "observation", "steps"),
-    [
-        ("PPO", "features", 65_536),
-        ("PPO", "pixels", 12_288),
-        ("SAC", "features", 12_000),
-        ("DQN", "features", 48_000),
-    ],
-)
-def test_stable_baselines_learns(algorithm, observation, steps):
-    one = example("stable_baselines", "stable_baselines3")
-
-    def train(only, seed):
-        taken = steps if only is None else only
-        config = one.Config(
-            algorithm=algorithm, observation=observation, steps=taken, lanes=64, seed=seed
-        )
-        return (one.train(config),)
-
-    assert_learns(train, observation=observation, continuous=algorithm != "DQN")
-
-
-@pytest.mark.slow
-def test_sbx_learns():
-    one = example("sbx_ppo", "stable_baselines3", "sbx")
-
-    def train(only, seed):
-        taken = 131_072 if only is None else only
-        return (one.train(one.Config(steps=taken, lanes=64, seed=seed)),)
-
-    assert_learns(train)
-
-
-@pytest.mark.slow
-def test_torchrl_learns():
-    one = example("torchrl_ppo", "torchrl")
-
-    def train(only, seed):
-        taken = 131_072 if only is None else only
-        return (one.train(one.Config(steps=taken, lanes=64, seed=seed)),)
-
-    assert_learns(train)
-
-
-@pytest.mark.slow
-def test_the_single_file_learns():
-    one = example("cleanrl_ppo", "torch")
-
-    def train(only, seed):
-        config = one.Config(steps=131_072 if only is None else only, lanes=64, seed=seed)
-        return (one.train(config, gym.make_vec("DreamCarRacing-v0", 64)),)
-
-    assert_learns(train)
-
-
-@pytest.mark.slow
-def test_rejax_learns():
+def _rejax(steps, seeds):
+    """A policy, an agent for each seed, and their returns at the beginning and the end."""
     one = example("rejax_ppo", "rejax")
-    policy, agents, returns = one.train(one.Config(steps=131_072, seeds=3))
-    begun, ended = returns[:, 0].mean(axis=-1), returns[:, -1].mean(axis=-1)
-    print(f"{begun} untrained, {ended} trained")
-    assert (ended > begun + 50.0).all()
+    return one.train(one.Config(steps=steps, seeds=seeds))
+
+
+@pytest.mark.slow
+def test_an_agent_of_rejax_goes_from_the_dream_to_the_real_car():
+    policy, agents, _ = _rejax(2048, seeds=1)
     assert_drives(policy, jax.tree.map(lambda leaf: leaf[0], agents))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["OpenES", "SepCMAES", "PGPE"])
-def test_a_strategy_of_evosax_learns(strategy):
-    one = example("evosax_strategies")
-
-    def train(only, seed):
-        generations = 20 if only is None else only
-        config = one.Config(
-            strategy=strategy, generations=generations, dreams=4, frames=FRAMES, seed=seed
-        )
-        return linear_policy, one.train(config)
-
-    assert_learns(train)
+@pytest.mark.long
+def test_agents_of_rejax_learn_in_the_dream():
+    _, _, returns = _rejax(131_072, seeds=3)
+    begun, ended = returns[:, 0].mean(axis=-1), returns[:, -1].mean(axis=-1)
+    print(f"{begun} untrained, {ended} trained")
+    assert (ended > begun + 50.0).all()
 
 
 @pytest.mark.parametrize("env", ["dream", "real"])
